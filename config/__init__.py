@@ -1,0 +1,1 @@
+"""Templates of the function XML, the server configuration, the launchers and the settings."""

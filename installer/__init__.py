@@ -1,0 +1,1 @@
+"""Places the functions into a ClickHouse server."""

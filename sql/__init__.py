@@ -1,0 +1,1 @@
+"""SQL files: schema, loading, indexes, search."""
