@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: What every function returns; also the type in the Native blocks that workers write.
-RETURN_TYPE = "Array(Float32)"
+# What every function returns is a fact of the blocks that workers write.
+from clickhouse_clip.udf.native import RETURN_NAME, RETURN_TYPE
 
-#: Name of the returned column in Native blocks, set as `return_name` in the XML.
-RETURN_NAME = "embedding"
+__all__ = ["BY_NAME", "FUNCTIONS", "RETURN_NAME", "RETURN_TYPE", "SqlFunction"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ class Settings:
 
     bundle: folder of the model bundle.
     runtime_dir: folder of the socket and the lock; made with mode 0700 by the server's user.
-    log_file: where the encoder service writes; two files of `log_max_bytes` at most.
+    log_file: where the encoder service writes.
     image_roots: folders that pictures may be read from; the first one resolves relative paths.
     precision: `auto` is bf16 where the processor computes it natively, else fp32.
     threads: of the encoder; 0 follows the processors that this process may use.
@@ -30,6 +30,8 @@ class Settings:
     max_pixels: largest picture, in pixels, checked before it is decoded.
     max_bytes: largest picture file, in bytes.
     grace_seconds: how long the service outlives its last worker.
+    cache_texts: embeddings of the texts used last that are kept, about 2 KB each; 0 keeps none.
+    log_max_bytes: the log is renamed to `.1` when it has grown to this size.
     """
 
     bundle: Path
@@ -42,6 +44,7 @@ class Settings:
     max_pixels: int = 100_000_000
     max_bytes: int = 64 << 20
     grace_seconds: float = 60.0
+    cache_texts: int = 10_000
     log_max_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
@@ -55,13 +58,17 @@ class Settings:
             raise SettingsError(
                 f"precision: must be one of {', '.join(get_args(Precision))}, got {self.precision}"
             )
-        for name, least in (("threads", 0), ("max_pixels", 1), ("max_bytes", 1)):
+        for name, least in (
+            ("threads", 0),
+            ("max_pixels", 1),
+            ("max_bytes", 1),
+            ("cache_texts", 0),
+            ("log_max_bytes", 4096),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}: must be at least {least}, got {getattr(self, name)}")
         if self.grace_seconds < 0:
             raise SettingsError(f"grace_seconds: must be at least 0, got {self.grace_seconds}")
-        if self.log_max_bytes < 4096:
-            raise SettingsError(f"log_max_bytes: must be at least 4096, got {self.log_max_bytes}")
 
     def to_json(self) -> str:
         """The settings as the text of their file."""
@@ -93,6 +100,7 @@ class Settings:
             ("threads", int),
             ("max_pixels", int),
             ("max_bytes", int),
+            ("cache_texts", int),
             ("log_max_bytes", int),
             ("normalize", bool),
             ("precision", str),

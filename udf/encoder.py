@@ -1,0 +1,186 @@
+"""The encoder: a bundle's towers behind one scheduler, from rows to windows of embeddings.
+
+Towers, tokenizer and the libraries that they need are loaded when a function first asks for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clickhouse_clip.udf import cpus
+from clickhouse_clip.udf.bundle import Manifest
+from clickhouse_clip.udf.catalog import SqlFunction
+from clickhouse_clip.udf.engines import Tower
+from clickhouse_clip.udf.errors import BundleError, PictureError, ProtocolError
+from clickhouse_clip.udf.native import Oversized
+from clickhouse_clip.udf.scheduler import SMALL_ROWS, Job, Scheduler, TowerName
+from clickhouse_clip.udf.settings import Settings
+from clickhouse_clip.udf.windows import PictureWindow, TextCache, TextWindow, Vectors
+
+_log = logging.getLogger(__name__)
+
+
+class Counters:
+    """What the service has done since it started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: dict[str, int] = {}
+        self._totals = {"cache_hits": 0, "bad_pictures": 0, "failed_blocks": 0}
+
+    def add_rows(self, function: str, rows: int) -> None:
+        """Count rows that a function was asked for."""
+        with self._lock:
+            self._rows[function] = self._rows.get(function, 0) + rows
+
+    def add(self, **counts: int) -> None:
+        """Count cache hits, bad pictures or failed blocks."""
+        with self._lock:
+            for name, count in counts.items():
+                self._totals[name] += count
+
+    def report(self) -> dict[str, Any]:
+        """All the counts."""
+        with self._lock:
+            return {"rows": dict(self._rows), **self._totals}
+
+
+class Encoder:
+    """Encodes rows with the towers of one bundle; every method may be called from any thread."""
+
+    def __init__(self, settings: Settings, manifest: Manifest) -> None:
+        self.settings = settings
+        self.manifest = manifest
+        self.counters = Counters()
+        self.precision = "not loaded"
+        self._threads = settings.threads or cpus.available()
+        self._cache = TextCache(settings.cache_texts)
+        self._loading = {"text": threading.Lock(), "image": threading.Lock()}
+        self._loaded: dict[TowerName, bool] = {"text": False, "image": False}
+        self._tokenizer: Any = None
+        self._scheduler = Scheduler({"text": self._collate_texts, "image": np.stack})
+        self._pool = ThreadPoolExecutor(self._threads, "decode")
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a tower."""
+        return self._scheduler.waiting
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the towers that are loaded."""
+        return [name for name, loaded in self._loaded.items() if loaded]
+
+    def load(self, name: TowerName) -> None:
+        """Load a tower unless it is loaded. Raises `BundleError` with the reason why it cannot."""
+        with self._loading[name]:
+            if self._loaded[name]:
+                return
+            started = perf_counter()
+            if name == "text":
+                from clickhouse_clip.udf.text import Tokenizer
+
+                self._tokenizer = Tokenizer.load(self.settings.bundle, self.manifest)
+            try:
+                tower = self._load_tower(name)
+            except MemoryError as error:
+                raise BundleError(
+                    f"the {name} tower of {self.settings.bundle} does not fit into the memory "
+                    "that the encoder service may use"
+                ) from error
+            self._scheduler.add_tower(name, tower)
+            self._loaded[name] = True
+            _log.info("loaded the %s tower in %.2f s", name, perf_counter() - started)
+
+    def _load_tower(self, name: TowerName) -> Tower:
+        engine = importlib.import_module("clickhouse_clip.udf.engines.openvino")
+        self.precision = engine.resolve_precision(self.settings.precision)
+        tower: Tower = engine.load(
+            self.settings.bundle,
+            self.manifest,
+            name,
+            precision=self.precision,
+            threads=self._threads,
+        )
+        return tower
+
+    def start(
+        self, function: SqlFunction, rows: Sequence[bytes | Oversized], block_rows: int
+    ) -> TextWindow | PictureWindow:
+        """Begin to encode some rows of a block of `block_rows`."""
+        small = block_rows <= SMALL_ROWS
+        self.counters.add_rows(function.name, len(rows))
+        if function.tower == "text":
+            texts = [_text(row) for row in rows]
+            window = TextWindow(texts, self._cache, partial(self._encode_texts, small), self._finish)
+            self.counters.add(cache_hits=window.hits)
+            return window
+        job = Job("image", len(rows), self.manifest.embedding_dim, small=small)
+        pictures = PictureWindow(len(rows), job, self._scheduler.submit, self._finish)
+        for position, row in enumerate(rows):
+            self._pool.submit(pictures.decode, position, partial(self._pixels, function, row))
+        return pictures
+
+    def _encode_texts(self, small: bool, texts: list[bytes]) -> Job:
+        job = Job("text", len(texts), self.manifest.embedding_dim, small=small)
+        self._scheduler.submit(job, range(len(texts)), self._tokenizer.encode(texts))
+        return job
+
+    def _collate_texts(self, tokens: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        from clickhouse_clip.udf.text import batch
+
+        return batch(tokens, self.manifest.text)
+
+    def _pixels(self, function: SqlFunction, row: bytes | Oversized) -> NDArray[np.uint8]:
+        from clickhouse_clip.udf.image import open_picture, preprocess
+        from clickhouse_clip.udf.picture_files import read_picture
+
+        settings = self.settings
+        if isinstance(row, Oversized):
+            raise PictureError(
+                f"{row.length} bytes are more than the {settings.max_bytes} that setting max_bytes "
+                "allows"
+            )
+        if function.source == "path":
+            row = read_picture(row, settings.image_roots, max_bytes=settings.max_bytes)
+        picture = open_picture(row, max_pixels=settings.max_pixels)
+        return preprocess(picture, self.manifest.image)
+
+    def _finish(self, vectors: Vectors) -> Vectors:
+        """L2-normalise, where the settings say so."""
+        if not self.settings.normalize:
+            return vectors
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # A row without an embedding is all zero, and stays so.
+        return np.divide(vectors, norms, out=vectors, where=norms > 0)
+
+    def report(self) -> dict[str, Any]:
+        """What `clip-encoder status` shows of the encoder."""
+        return {
+            "model": self.manifest.model,
+            "weights": self.manifest.weights,
+            "bundle": os.fspath(self.settings.bundle),
+            "identity": self.manifest.identity,
+            "towers": self.loaded,
+            "precision": self.precision,
+            "threads": self._threads,
+            **self.counters.report(),
+            "waiting": self.waiting,
+        }
+
+
+def _text(row: bytes | Oversized) -> bytes:
+    if isinstance(row, Oversized):
+        raise ProtocolError(f"a text of {row.length} bytes; shorten it with left()")
+    return row

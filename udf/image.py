@@ -1,0 +1,221 @@
+"""Pictures: a file's bytes to RGB, and RGB to the pixels that the image tower takes.
+
+Nothing here reads a file or knows a path. Whatever Pillow makes of hostile bytes ends as one
+`PictureError` with a reason of a few words.
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, UnidentifiedImageError, features
+
+from clickhouse_clip.udf.bundle import ImageSpec
+from clickhouse_clip.udf.errors import PictureError
+from clickhouse_clip.udf.resampling import resample, taps
+
+#: The only formats that are tried: decoders that are fuzzed, and no format that runs a program
+#: (EPS starts Ghostscript) or reads other files.
+FORMATS: tuple[str, ...] = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    *(("AVIF",) if features.check("avif") else ()),
+)
+
+# Pillow's own limit is a constant that first warns, on stderr, and then fails; `open_picture` has
+# a limit that is a setting, and checks it at the same place: after the header, before the pixels.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow warns about what it reads all the same (odd EXIF, odd TIFF tags): nobody is there to see.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_ORIENTATION = 0x0112
+#: EXIF orientation to what undoes it, as in `PIL.ImageOps.exif_transpose`.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_WHITE = (255, 255, 255)
+_STRIP_ROWS = 256
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+#: An axis resized to more pixels than this is resampled only where the crop keeps it.
+_LONG_AXIS = 4096
+#: Most pixels between resizing columns and resizing rows (4 bytes each).
+_INTERMEDIATE_PIXELS = 1 << 26
+
+
+def open_picture(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Decode a picture's bytes to mode RGB: upright, on white where it is transparent.
+
+    Of several frames or pages it takes the first. 16-bit grey is scaled to 8 bits. Raises
+    `PictureError` for anything else than a whole picture in one of `FORMATS`, and for more than
+    `max_pixels`, before any pixel is decoded.
+    """
+    if not data:
+        raise PictureError("it is empty")
+    kind = ""
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+            kind = f" {picture.format}"
+            if picture.width * picture.height > max_pixels:
+                raise PictureError(
+                    f"it has {picture.width}x{picture.height} pixels,"
+                    f" more than {max_pixels} (setting max_pixels)"
+                )
+            picture.load()
+            turn = _UPRIGHT.get(_orientation(picture))
+            rgb = _to_rgb(picture)
+            return rgb if turn is None else rgb.transpose(turn)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(f"it is no readable {', '.join(FORMATS)}") from error
+    except MemoryError as error:
+        raise PictureError(f"there is not enough memory to decode the{kind} picture") from error
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error,
+        # EOFError, IndexError, AttributeError and more, depending on where a file is broken.
+        what = "truncated" if "truncated" in str(error) else "damaged"
+        raise PictureError(f"the{kind} picture is {what}") from error
+
+
+def _orientation(picture: Image.Image) -> Any:
+    # After load(): PNG may keep EXIF behind the pixels, and TIFF turns itself while loading.
+    try:
+        return picture.getexif().get(_ORIENTATION)
+    except Exception:  # A picture with broken EXIF is still a picture.
+        return None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    mode = picture.mode
+    if mode.startswith("I;16"):
+        return _grey16_to_rgb(picture)
+    if mode in ("La", "RGBa"):
+        picture = picture.convert("LA" if mode == "La" else "RGBA")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        canvas = Image.new("RGB", picture.size, _WHITE)
+        canvas.paste(picture, mask=picture.getchannel("A"))
+        return canvas
+    if mode == "LAB":
+        return _lab_to_rgb(picture)
+    if mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"):
+        return picture.convert("RGB")
+    # Integers of 32 bits and floats ("I", "F"): nothing in the file says which value is white.
+    raise PictureError(
+        f"its pixels are of Pillow's mode {mode}, whose brightness is not defined;"
+        " convert it to 8 or 16 bits per channel"
+    )
+
+
+def _grey16_to_rgb(picture: Image.Image) -> Image.Image:
+    """Grey 0..65535 to 0..255 by 257, rounded (Pillow's own conversion clips at 255)."""
+    grey = np.asarray(picture)
+    clear = picture.info.get("transparency")
+    result = np.empty(grey.shape, np.uint8)
+    for start in range(0, len(grey), _STRIP_ROWS):
+        strip = grey[start : start + _STRIP_ROWS].astype(np.uint32)
+        if isinstance(clear, int):
+            strip[strip == clear] = 65535
+        result[start : start + _STRIP_ROWS] = (strip + 128) // 257
+    return Image.fromarray(result).convert("RGB")
+
+
+def _lab_to_rgb(picture: Image.Image) -> Image.Image:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+    if converted is None:
+        raise PictureError("its LAB colours cannot be converted")
+    return converted
+
+
+def preprocess(picture: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Resize and crop an RGB picture to uint8 pixels of shape (height, width, 3).
+
+    The bytes are those of `open_clip.transform.image_transform(is_train=False)` before its
+    normalisation; the exported image tower normalises. Raises `PictureError` for a picture so
+    elongated that the model's way of resizing leaves nothing of it.
+    """
+    width, height = picture.size
+    resampling = _RESAMPLING[spec.interpolation]
+    if spec.resize_mode == "squash":
+        size = (spec.width, spec.height)
+    elif spec.resize_mode == "longest":
+        size = _resized(picture, max(height / spec.height, width / spec.width))
+    elif spec.height == spec.width:
+        # torchvision.transforms.functional._compute_resized_output_size
+        long = int(spec.width * max(width, height) / min(width, height))
+        size = (spec.width, long) if width <= height else (long, spec.width)
+    else:
+        size = _resized(picture, min(height / spec.height, width / spec.width))
+        # open_clip.transform.image_transform leaves this one case at ResizeKeepRatio's default.
+        resampling = Image.Resampling.BICUBIC
+    return _resize_and_crop(picture, size, spec, resampling)
+
+
+def _resized(picture: Image.Image, ratio: float) -> tuple[int, int]:
+    # open_clip.transform.ResizeKeepRatio.get_params
+    return round(picture.width / ratio), round(picture.height / ratio)
+
+
+def _resize_and_crop(
+    picture: Image.Image, size: tuple[int, int], spec: ImageSpec, resampling: Image.Resampling
+) -> NDArray[np.uint8]:
+    """Resize to `size` (width, height) and cut or fill to the model's size about the centre.
+
+    Pillow resizes columns, rounds to 8 bits, then rows: so the columns can be cropped in between,
+    and an axis that becomes much longer than what is kept of it can be resampled just there.
+    """
+    width, height = size
+    left, kept_width, pad_left = _centre(width, spec.width)
+    top, kept_height, pad_top = _centre(height, spec.height)
+    rows = None
+    if height > _LONG_AXIS:
+        rows = taps(picture.height, height, top, kept_height, resampling)
+        picture = picture.crop((0, rows.low, picture.width, rows.high))
+    if min(size) < 1 or min(width, _LONG_AXIS) * picture.height > _INTERMEDIATE_PIXELS:
+        raise PictureError(f"it is too elongated for this model ({picture.width}x{picture.height})")
+    if width > _LONG_AXIS:
+        columns = taps(picture.width, width, left, kept_width, resampling)
+        picture = picture.crop((columns.low, 0, columns.high, picture.height))
+        picture = Image.fromarray(resample(np.asarray(picture), columns, axis=1))
+    else:
+        picture = picture.resize((width, picture.height), resampling)
+        picture = picture.crop((left, 0, left + kept_width, picture.height))
+    if rows is not None:
+        picture = Image.fromarray(resample(np.asarray(picture), rows, axis=0))
+    else:
+        picture = picture.resize((kept_width, height), resampling)
+        picture = picture.crop((0, top, kept_width, top + kept_height))
+    if picture.size != (spec.width, spec.height):
+        # torchvision's CenterCrop fills with black; only "longest" has a colour to choose.
+        fill = spec.fill_color if spec.resize_mode == "longest" else 0
+        canvas = Image.new("RGB", (spec.width, spec.height), (fill, fill, fill))
+        canvas.paste(picture, (pad_left, pad_top))
+        picture = canvas
+    return np.array(picture)
+
+
+def _centre(length: int, wanted: int) -> tuple[int, int, int]:
+    """Where a centred crop starts, how much it keeps, and how much is filled before it."""
+    # torchvision.transforms.functional.center_crop; round() is to even, as there.
+    start = round((length - wanted) / 2.0) if length > wanted else 0
+    return start, min(length, wanted), max(wanted - length, 0) // 2

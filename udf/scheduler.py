@@ -1,0 +1,230 @@
+"""Forms batches out of what all workers ask for, and runs the towers, one batch at a time.
+
+Two lanes a tower. Small jobs (a search query) pass bulk ones (a table being embedded) between
+batches; a bulk batch runs at the latest after `_SMALL_IN_A_ROW` small ones, so nobody starves.
+Bulk texts wait in one queue per padded length: a batch is cut to its longest text, so texts of one
+length cost the least together. The queue whose head has waited longest goes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clickhouse_clip.udf.engines import Tower
+
+TowerName = Literal["text", "image"]
+
+#: Jobs of at most this many rows take the small lane.
+SMALL_ROWS = 16
+
+#: Tokens in a bulk batch of texts: past this a larger batch is no faster, and a search query has
+#: to wait for the batch that is being encoded.
+_BATCH_TOKENS = 1024
+
+#: Pictures in a batch, for the same reason.
+_BATCH_PICTURES = 32
+
+_SMALL_IN_A_ROW = 4
+
+_LENGTH_STEP = 8
+
+
+class Job:
+    """Some rows of one block on their way through a tower.
+
+    `vectors`, float32 of shape (rows, dim), is filled as batches are done. Rows may be added one by
+    one, as pictures are decoded; a row that cannot be is given up with `skip`.
+    """
+
+    def __init__(self, tower: TowerName, rows: int, dim: int, *, small: bool) -> None:
+        self.tower: TowerName = tower
+        self.small = small
+        self.vectors = np.zeros((rows, dim), dtype=np.float32)
+        self.skipped: dict[int, str] = {}
+        self._missing = rows
+        self._changed = threading.Condition()
+        self._failure: Exception | None = None
+
+    def skip(self, row: int, reason: str) -> None:
+        """Give up a row."""
+        with self._changed:
+            self.skipped[row] = reason
+            self._missing -= 1
+            self._changed.notify_all()
+
+    def fill(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Take the vectors of some rows."""
+        self.vectors[list(rows)] = vectors
+        with self._changed:
+            self._missing -= len(rows)
+            self._changed.notify_all()
+
+    def fail(self, error: Exception) -> None:
+        """End the job: its vectors will never come."""
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job has been ended by an error."""
+        return self._failure is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._missing == 0 or self.failed
+
+    def wait(self) -> NDArray[np.float32]:
+        """All vectors, once they are there; raises what made the encoder fail."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.done)
+        if self._failure is not None:
+            raise self._failure
+        return self.vectors
+
+
+@dataclass(slots=True)
+class _Item:
+    job: Job
+    row: int
+    value: NDArray[Any]
+    turn: int
+
+
+class _Queue:
+    """What waits for one tower."""
+
+    def __init__(self, collate: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]) -> None:
+        self.collate = collate
+        self.small: deque[_Item] = deque()
+        self.bulk: dict[int, deque[_Item]] = {}
+
+    def oldest_bulk(self) -> int | None:
+        """The length whose head has waited longest."""
+        heads = ((items[0].turn, length) for length, items in self.bulk.items())
+        return min(heads, default=(0, None))[1]
+
+
+class Scheduler:
+    """Owns the encoding thread; `submit` and `Job.wait` may be called from any thread.
+
+    `collate` makes a batch out of a tower's inputs: token ids to a padded array, pixels to a stack.
+    """
+
+    def __init__(
+        self, collate: dict[TowerName, Callable[[Sequence[NDArray[Any]]], NDArray[Any]]]
+    ) -> None:
+        self._queues: dict[TowerName, _Queue] = {
+            name: _Queue(function) for name, function in collate.items()
+        }
+        self._towers: dict[TowerName, Tower] = {}
+        self._changed = threading.Condition()
+        self._turn = 0
+        self._small_in_a_row = 0
+        self._waiting = 0
+        threading.Thread(target=self._run, name="encoder", daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a tower."""
+        return self._waiting
+
+    def add_tower(self, name: TowerName, tower: Tower) -> None:
+        """Make a tower available; before the first `submit` for it."""
+        self._towers[name] = tower
+
+    def submit(self, job: Job, rows: Sequence[int], values: Sequence[NDArray[Any]]) -> None:
+        """Queue some rows of a job: token ids of shape (length,), or pixels of (h, w, 3)."""
+        queue = self._queues[job.tower]
+        with self._changed:
+            self._turn += 1
+            self._waiting += len(rows)
+            for row, value in zip(rows, values, strict=True):
+                item = _Item(job, row, value, self._turn)
+                if job.small:
+                    queue.small.append(item)
+                else:
+                    length = _padded(value) if job.tower == "text" else 0
+                    queue.bulk.setdefault(length, deque()).append(item)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                name, items = self._next_batch()
+                self._waiting -= len(items)
+            items = [item for item in items if not item.job.failed]
+            if items:
+                self._encode(name, items)
+
+    def _encode(self, name: TowerName, items: list[_Item]) -> None:
+        rows_of: dict[Job, list[int]] = {}
+        for position, item in enumerate(items):
+            rows_of.setdefault(item.job, []).append(position)
+        try:
+            batch = self._queues[name].collate([item.value for item in items])
+            vectors = self._towers[name].encode(batch)
+            if not np.isfinite(vectors).all():
+                raise ArithmeticError("the model gave embeddings that are not finite")
+        except Exception as error:  # the queries fail; the service goes on
+            for job in rows_of:
+                job.fail(error)
+            return
+        for job, positions in rows_of.items():
+            job.fill([items[position].row for position in positions], vectors[positions])
+
+    def _next_batch(self) -> tuple[TowerName, list[_Item]]:
+        bulk = [(name, length) for name, queue in self._queues.items()
+                if (length := queue.oldest_bulk()) is not None]  # fmt: skip
+        if self._small_in_a_row < _SMALL_IN_A_ROW or not bulk:
+            for name, queue in self._queues.items():
+                if queue.small:
+                    self._small_in_a_row += 1
+                    return name, self._take_small(name, queue)
+        self._small_in_a_row = 0
+        name, length = min(bulk, key=lambda each: self._queues[each[0]].bulk[each[1]][0].turn)
+        return name, self._take_bulk(name, length)
+
+    def _take_small(self, name: TowerName, queue: _Queue) -> list[_Item]:
+        items: list[_Item] = []
+        longest = 0
+        while queue.small:
+            if name == "text":
+                longest = max(longest, _padded(queue.small[0].value))
+            if items and len(items) >= _room(longest):
+                break
+            items.append(queue.small.popleft())
+        return items
+
+    def _take_bulk(self, name: TowerName, length: int) -> list[_Item]:
+        """A batch of one length, topped up with shorter ones where there are not enough."""
+        bulk = self._queues[name].bulk
+        room = _room(length)
+        items: list[_Item] = []
+        for candidate in sorted((key for key in bulk if key <= length), reverse=True):
+            waiting = bulk[candidate]
+            while waiting and len(items) < room:
+                items.append(waiting.popleft())
+            if not waiting:
+                del bulk[candidate]
+            if len(items) >= room // 2:
+                break
+        return items
+
+
+def _padded(tokens: NDArray[Any]) -> int:
+    return -(-len(tokens) // _LENGTH_STEP) * _LENGTH_STEP
+
+
+def _room(length: int) -> int:
+    """Rows in a batch whose longest text has `length` tokens; 0 stands for pictures."""
+    return max(1, _BATCH_TOKENS // length) if length else _BATCH_PICTURES
