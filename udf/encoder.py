@@ -64,7 +64,7 @@ class Encoder:
         self.manifest = manifest
         self.counters = Counters()
         self.precision = "not loaded"
-        self._threads = settings.threads or cpus.available()
+        self._threads = settings.threads or cpus.usable_cpus()
         self._cache = TextCache(settings.cache_texts)
         self._loading = {"text": threading.Lock(), "image": threading.Lock()}
         self._loaded: dict[TowerName, bool] = {"text": False, "image": False}
@@ -162,8 +162,9 @@ class Encoder:
         if not self.settings.normalize:
             return vectors
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        # A row without an embedding is all zero, and stays so.
-        return np.divide(vectors, norms, out=vectors, where=norms > 0)
+        norms[norms == 0] = 1  # a row without an embedding is all zero, and stays so
+        vectors /= norms
+        return vectors
 
     def report(self) -> dict[str, Any]:
         """What `clip-encoder status` shows of the encoder."""

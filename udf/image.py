@@ -55,10 +55,9 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-#: An axis resized to more pixels than this is resampled only where the crop keeps it.
+#: An axis enlarged to more pixels than this is resampled only where the crop keeps it: 1 x 5000
+#: pixels would become 224 x 1,120,000, which is 1 GB.
 _LONG_AXIS = 4096
-#: Most pixels between resizing columns and resizing rows (4 bytes each).
-_INTERMEDIATE_PIXELS = 1 << 26
 
 
 def open_picture(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -179,32 +178,29 @@ def _resized(picture: Image.Image, ratio: float) -> tuple[int, int]:
 def _resize_and_crop(
     picture: Image.Image, size: tuple[int, int], spec: ImageSpec, resampling: Image.Resampling
 ) -> NDArray[np.uint8]:
-    """Resize to `size` (width, height) and cut or fill to the model's size about the centre.
-
-    Pillow resizes columns, rounds to 8 bits, then rows: so the columns can be cropped in between,
-    and an axis that becomes much longer than what is kept of it can be resampled just there.
-    """
-    width, height = size
-    left, kept_width, pad_left = _centre(width, spec.width)
-    top, kept_height, pad_top = _centre(height, spec.height)
-    rows = None
-    if height > _LONG_AXIS:
-        rows = taps(picture.height, height, top, kept_height, resampling)
-        picture = picture.crop((0, rows.low, picture.width, rows.high))
-    if min(size) < 1 or min(width, _LONG_AXIS) * picture.height > _INTERMEDIATE_PIXELS:
-        raise PictureError(f"it is too elongated for this model ({picture.width}x{picture.height})")
-    if width > _LONG_AXIS:
-        columns = taps(picture.width, width, left, kept_width, resampling)
+    """Resize to `size` (width, height), then cut or fill about the centre to the model's size."""
+    if min(size) < 1:
+        raise PictureError(
+            f"it is too elongated for this model ({picture.width}x{picture.height} pixels)"
+        )
+    left, kept_width, pad_left = _centre(size[0], spec.width)
+    top, kept_height, pad_top = _centre(size[1], spec.height)
+    # Pillow resamples columns, rounds to 8 bits, then resamples rows, when it enlarges; when it
+    # shrinks, the order depends on the sizes and on its version, so that is left to it as a whole.
+    if size[0] > max(_LONG_AXIS, picture.width):
+        columns = taps(picture.width, size[0], left, kept_width, resampling)
         picture = picture.crop((columns.low, 0, columns.high, picture.height))
         picture = Image.fromarray(resample(np.asarray(picture), columns, axis=1))
-    else:
-        picture = picture.resize((width, picture.height), resampling)
-        picture = picture.crop((left, 0, left + kept_width, picture.height))
-    if rows is not None:
+        left, size = 0, (kept_width, size[1])
+    if size[1] > max(_LONG_AXIS, picture.height):
+        rows = taps(picture.height, size[1], top, kept_height, resampling)
+        picture = picture.crop((0, rows.low, picture.width, rows.high))
+        picture = picture.resize((size[0], picture.height), resampling)
         picture = Image.fromarray(resample(np.asarray(picture), rows, axis=0))
+        top = 0
     else:
-        picture = picture.resize((kept_width, height), resampling)
-        picture = picture.crop((0, top, kept_width, top + kept_height))
+        picture = picture.resize(size, resampling)
+    picture = picture.crop((left, top, left + kept_width, top + kept_height))
     if picture.size != (spec.width, spec.height):
         # torchvision's CenterCrop fills with black; only "longest" has a colour to choose.
         fill = spec.fill_color if spec.resize_mode == "longest" else 0

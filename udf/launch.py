@@ -213,7 +213,7 @@ def _start(settings_path: str) -> None:
     listening, ready = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "clickhouse_clip.udf.service", settings_path, str(ready)],
+            [sys.executable, "-IBm", "clickhouse_clip.udf.service", settings_path, str(ready)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

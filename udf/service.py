@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from clickhouse_clip.udf import __version__, frames, launch
-from clickhouse_clip.udf.bundle import load_manifest
+from clickhouse_clip.udf.bundle import MANIFEST, load_manifest
 from clickhouse_clip.udf.catalog import BY_NAME
 from clickhouse_clip.udf.errors import ClipError, ServiceError
 from clickhouse_clip.udf.settings import Settings
@@ -52,6 +52,9 @@ class Service:
         manifest = load_manifest(settings.bundle)
         self._directory = launch.open_runtime_dir(str(settings.runtime_dir))
         self._listener = _listen(self._directory)
+        self._socket_id = _identity(launch.SOCKET_NAME, self._directory)
+        self._sources = (settings_path, settings.bundle / MANIFEST)
+        self._source_ids = [_identity(path) for path in self._sources]
         # Workers may connect from now on; what follows takes the time that they need to do so.
         from clickhouse_clip.udf.encoder import Encoder
 
@@ -73,6 +76,7 @@ class Service:
             else:
                 needed = time.monotonic()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            self._retire_if_replaced()
             if self._sessions:
                 needed = time.monotonic()
             elif time.monotonic() - needed > self._settings.grace_seconds:
@@ -89,9 +93,21 @@ class Service:
         """Stop listening, so that the next worker starts a new service; then finish and leave."""
         with self._lock:
             if not self._retiring.is_set():
-                # Before the listener is closed: the name must never be a newer service's.
-                _remove_socket(self._directory)
+                # Before the listener is closed: after that, the name may be a newer service's.
+                if _identity(launch.SOCKET_NAME, self._directory) == self._socket_id:
+                    _remove_socket(self._directory)
                 self._retiring.set()
+
+    def _retire_if_replaced(self) -> None:
+        """Give way if nobody can reach this service, or if what it was started with has changed."""
+        if _identity(launch.SOCKET_NAME, self._directory) != self._socket_id:
+            _log.warning("the socket has been removed: giving way")
+            self.retire()
+        for path, identity in zip(self._sources, self._source_ids, strict=True):
+            # A file that is gone for a moment is being replaced, or the model is loaded anyway.
+            if _identity(path) not in (identity, None):
+                _log.info("%s has changed: giving way", path)
+                self.retire()
 
     def _close_idle_sessions(self) -> None:
         with self._lock:
@@ -182,6 +198,15 @@ def _listen(directory: int) -> socket.socket:
 def _remove_socket(directory: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(launch.SOCKET_NAME, dir_fd=directory)
+
+
+def _identity(path: str | Path, directory: int | None = None) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written; None if there is none."""
+    try:
+        status = os.stat(path, dir_fd=directory)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_peer(connection: socket.socket) -> None:

@@ -101,7 +101,7 @@ class Session:
         if skipped:
             vectors = np.delete(vectors, list(skipped), axis=0)
         if len(vectors):
-            self._connection.sendall(memoryview(vectors).cast("B"))
+            self._connection.sendall(vectors.data.cast("B"))
 
     def _fail(self, message: str) -> None:
         self._encoder.counters.add(failed_blocks=1)

@@ -106,21 +106,21 @@ class Worker:
                         raise SystemExit(0)  # the query was cancelled
                     unsent.append(memoryview(block.take(data)))
                     continue
-                try:
-                    if events & select.POLLOUT and unsent:
-                        _send(service, unsent)
-                    if events & ~select.POLLOUT:
-                        message = self._receive(service, received, block)
-                        if message is not None:
-                            return message
-                except OSError as error:
-                    raise _ServiceLostError from error
+                if events & select.POLLOUT:
+                    _send(service, unsent)
+                if events & ~select.POLLOUT:
+                    message = self._receive(service, received, block)
+                    if message is not None:
+                        return message
         return None
 
     def _receive(
         self, service: socket.socket, received: frames.FrameReader, block: _Block
     ) -> str | None:
-        data = service.recv(_READ_SIZE)
+        try:
+            data = service.recv(_READ_SIZE)
+        except OSError as error:
+            raise _ServiceLostError from error
         if not data:
             raise _ServiceLostError
         for kind, rows, payload in received.feed(data):
@@ -192,6 +192,10 @@ def _send(service: socket.socket, unsent: collections.deque[memoryview]) -> None
             sent = service.send(unsent[0])
         except BlockingIOError:
             return
+        except OSError:
+            # It has gone, perhaps after an answer: what can still be received says which.
+            unsent.clear()
+            return
         if sent < len(unsent[0]):
             unsent[0] = unsent[0][sent:]
         else:
@@ -217,7 +221,6 @@ def main(script: str, settings_path: str, argv: list[str]) -> int:
     `argv` holds the SQL function's name, as the function XML's `command` gives it.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Whatever else may print in this process must not reach ClickHouse.
     answers, messages = os.dup(1), os.dup(2)
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -230,6 +233,6 @@ def main(script: str, settings_path: str, argv: list[str]) -> int:
     except ClipError as error:
         _write_all(messages, f"{error}\n".encode())
         return 1
-    except KeyboardInterrupt:
-        return 0
+    except (BrokenPipeError, KeyboardInterrupt):
+        pass  # ClickHouse has closed the pipes: the query was cancelled
     return 0

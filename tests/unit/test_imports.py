@@ -1,0 +1,100 @@
+"""Imports point one way, and what is started often or runs as root loads little."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("udf", "installer", "config", "sql", "demo")
+
+#: What each module of the package may import of the package; see "How it works" in the README.
+ALLOWED = {
+    "udf.errors": set(),
+    "udf.native": {"udf.errors"},
+    "udf.frames": {"udf.errors"},
+    "udf.launch": {"udf", "udf.errors", "udf.frames"},
+    "udf.worker": {"udf.errors", "udf.frames", "udf.launch", "udf.native"},
+    "udf.encode_text": {"udf.worker"},
+    "udf.encode_image": {"udf.worker"},
+    "udf.catalog": {"udf.native"},
+    "udf.settings": {"udf.errors"},
+    "udf.bundle": {"udf.errors"},
+    "udf.scheduler": {"udf.engines"},
+    "udf.windows": {"udf.errors", "udf.scheduler"},
+    "udf.engines": set(),
+}
+
+HEAVY = {"numpy", "PIL", "openvino", "torch", "open_clip", "ftfy", "regex"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if "train" not in parts:
+                found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module is not None
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            known = {name for name in names if name.removeprefix("clickhouse_clip.") in modules()}
+            found |= known or {node.module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    prefix = "clickhouse_clip."
+    return {name.removeprefix(prefix) for name in imports_of(path) if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_module_imports_only_what_is_below_it(module: str) -> None:
+    assert ours(modules()[module]) <= ALLOWED[module]
+
+
+def test_udf_never_imports_the_installer() -> None:
+    for module, path in modules().items():
+        if module.startswith("udf"):
+            assert not any(name.startswith(("installer", "demo", "sql")) for name in ours(path))
+
+
+def test_only_the_export_imports_torch() -> None:
+    for module, path in modules().items():
+        if {"torch", "open_clip"} & {name.partition(".")[0] for name in imports_of(path)}:
+            assert module == "udf.export"
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    return {name.partition(".")[0] for name in output.split()}
+
+
+def test_workers_load_nothing_but_the_standard_library() -> None:
+    for module in ("encode_text", "encode_image"):
+        loaded = loaded_by(f"clickhouse_clip.udf.{module}")
+        third_party = {name for name in loaded if not name.startswith(("_", "clickhouse_clip"))}
+        assert not third_party - sys.stdlib_module_names
+        # What makes a worker's start slow.
+        assert not loaded & {"subprocess", "asyncio", "logging"}
+
+
+@pytest.mark.parametrize("module", ["installer.cli", "udf.bundle_cli", "udf.control"])
+def test_commands_load_no_model_library(module: str) -> None:
+    assert not loaded_by(f"clickhouse_clip.{module}") & HEAVY
