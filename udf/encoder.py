@@ -24,8 +24,9 @@ from clickhouse_clip.udf.catalog import SqlFunction
 from clickhouse_clip.udf.engines import Tower
 from clickhouse_clip.udf.errors import BundleError, PictureError, ProtocolError
 from clickhouse_clip.udf.native import Oversized
-from clickhouse_clip.udf.scheduler import SMALL_ROWS, Job, Scheduler, TowerName
+from clickhouse_clip.udf.scheduler import SMALL_ROWS, Batching, Job, Scheduler, TowerName
 from clickhouse_clip.udf.settings import Settings
+from clickhouse_clip.udf.text import Tokenizer, batch, padded_length
 from clickhouse_clip.udf.windows import PictureWindow, TextCache, TextWindow, Vectors
 
 _log = logging.getLogger(__name__)
@@ -68,8 +69,16 @@ class Encoder:
         self._cache = TextCache(settings.cache_texts)
         self._loading = {"text": threading.Lock(), "image": threading.Lock()}
         self._loaded: dict[TowerName, bool] = {"text": False, "image": False}
-        self._tokenizer: Any = None
-        self._scheduler = Scheduler({"text": self._collate_texts, "image": np.stack})
+        self._tokenizer: Tokenizer | None = None
+        self._scheduler = Scheduler(
+            {
+                "text": Batching(
+                    lambda tokens: padded_length(len(tokens), manifest.text),
+                    lambda texts: batch(texts, manifest.text),
+                ),
+                "image": Batching(lambda _: 0, np.stack),
+            }
+        )
         self._pool = ThreadPoolExecutor(self._threads, "decode")
 
     @property
@@ -89,8 +98,6 @@ class Encoder:
                 return
             started = perf_counter()
             if name == "text":
-                from clickhouse_clip.udf.text import Tokenizer
-
                 self._tokenizer = Tokenizer.load(self.settings.bundle, self.manifest)
             try:
                 tower = self._load_tower(name)
@@ -123,7 +130,9 @@ class Encoder:
         self.counters.add_rows(function.name, len(rows))
         if function.tower == "text":
             texts = [_text(row) for row in rows]
-            window = TextWindow(texts, self._cache, partial(self._encode_texts, small), self._finish)
+            window = TextWindow(
+                texts, self._cache, partial(self._encode_texts, small), self._finish
+            )
             self.counters.add(cache_hits=window.hits)
             return window
         job = Job("image", len(rows), self.manifest.embedding_dim, small=small)
@@ -133,14 +142,10 @@ class Encoder:
         return pictures
 
     def _encode_texts(self, small: bool, texts: list[bytes]) -> Job:
+        assert self._tokenizer is not None  # the tower was loaded before
         job = Job("text", len(texts), self.manifest.embedding_dim, small=small)
         self._scheduler.submit(job, range(len(texts)), self._tokenizer.encode(texts))
         return job
-
-    def _collate_texts(self, tokens: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        from clickhouse_clip.udf.text import batch
-
-        return batch(tokens, self.manifest.text)
 
     def _pixels(self, function: SqlFunction, row: bytes | Oversized) -> NDArray[np.uint8]:
         from clickhouse_clip.udf.image import open_picture, preprocess

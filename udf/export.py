@@ -1,34 +1,33 @@
-"""Exporting an open_clip model as a bundle: the one place that needs torch and open_clip.
+"""Exporting an open_clip model as a bundle. Needs the package's `export` extra: torch, open_clip.
 
-Both towers go through `torch.onnx.export(dynamo=True)`, the only exporter that keeps batch and length
-dynamic, and become OpenVINO models. Then they are run and compared with open_clip, and only if
-they agree does the bundle appear, whole, under its name.
+Both towers go through `torch.onnx.export(dynamo=True)`, the exporter that keeps batch and length
+dynamic, and become OpenVINO models. They are then run and compared with open_clip; only if they
+agree does the bundle appear under its name, whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import io
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import open_clip
 import openvino
+import openvino.opset13
 import torch
-from numpy.typing import NDArray
+from open_clip.tokenizer import SimpleTokenizer
+from torch import nn
 
-from clickhouse_clip.udf import __version__
 from clickhouse_clip.udf.bundle import (
     FILES,
     MANIFEST,
@@ -41,4 +40,217 @@ from clickhouse_clip.udf.bundle import (
 )
 from clickhouse_clip.udf.engines.openvino import load
 from clickhouse_clip.udf.errors import ExportError
-from clickhouse_clip.udf.open_clip_models import Source, load_model
+from clickhouse_clip.udf.open_clip_models import CLIP_VOCABULARY, LoadedModel, Source, load_model
+from clickhouse_clip.udf.text import BYTE_ORDER
+from clickhouse_clip.udf.towers import ImageTower, TextTower
+
+#: Greatest difference of any component of a normalised embedding that the self-check accepts.
+#: Float32 in another order of operations differs by some 1e-6; a wrong graph by far more than this.
+TOLERANCE = 5e-5
+
+#: Constants with fewer elements than this stay float32: they are small, and exact beyond doubt.
+_COMPRESSED_ELEMENTS = 1024
+
+_PACKAGES = ("clickhouse-clip", "open_clip_torch", "torch", "onnx", "onnxscript", "openvino", "numpy")
+
+
+def export(source: Source, output: Path, step: Callable[[str], None]) -> Manifest:
+    """Export a model as the bundle `output`, a folder that must not be there yet.
+
+    `step` is told what comes next. Raises `ExportError`; whatever happens, `output` is a whole and
+    checked bundle or is not there.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ExportError(f"{output}: is already there; name another folder or remove it first")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise ExportError(f"{output}: cannot be made ({error.strerror})") from error
+    try:
+        manifest = _export(source, staging, step)
+        for path in (*staging.iterdir(), staging):
+            # mkdtemp's folder is the owner's alone; the reader is the ClickHouse server's user.
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.rename(staging, output)
+    except OSError as error:
+        raise ExportError(f"{output}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def _export(source: Source, staging: Path, step: Callable[[str], None]) -> Manifest:
+    step(f"loading {source.model} with {source.pretrained or source.checkpoint}")
+    with _quiet():
+        loaded = load_model(source)
+    model = loaded.model
+    activation = "QuickGELU" if loaded.quick_gelu else "GELU"
+    image_spec = _image_spec(model.visual.preprocess_cfg)
+    text_tower = TextTower(model, end_id=CLIP_VOCABULARY - 1).eval()
+    image_tower = ImageTower(model, image_spec.mean, image_spec.std).eval()
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    tokens[:, 5] = CLIP_VOCABULARY - 1
+    pixels = torch.zeros(2, image_spec.height, image_spec.width, 3, dtype=torch.uint8)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    step(f"exporting the text tower ({activation})")
+    _convert(text_tower, "text", tokens, {0: batch, 1: length}, staging)
+    step(f"exporting the image tower ({activation})")
+    _convert(image_tower, "image", pixels, {0: batch}, staging)
+    _write_tokenizer(staging / TOKENIZER)
+    with torch.inference_mode():
+        dim = int(text_tower(tokens).shape[1])
+    text_spec = TextSpec(text_tower.context_length, CLIP_VOCABULARY, text_tower.causal, pad_id=0)
+    step("hashing the files")
+    manifest = Manifest(
+        model=source.model,
+        weights=loaded.weights,
+        weights_sha256=loaded.weights_sha256,
+        embedding_dim=dim,
+        text=text_spec,
+        image=image_spec,
+        files={name: describe_file(staging / name) for name in FILES},
+        made_with={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        identity="",
+    )
+    (staging / MANIFEST).write_bytes(manifest.to_json())
+    manifest = load_manifest(staging)
+    step("comparing the bundle with open_clip")
+    _check(loaded, staging, manifest)
+    return manifest
+
+
+def _convert(
+    tower: nn.Module,
+    kind: Literal["text", "image"],
+    example: torch.Tensor,
+    dynamic: dict[int, Any],
+    staging: Path,
+) -> None:
+    with tempfile.TemporaryDirectory(dir=staging) as folder:
+        onnx = Path(folder) / f"{kind}.onnx"
+        try:
+            with _quiet(), torch.inference_mode():
+                torch.onnx.export(
+                    tower,
+                    (example,),
+                    onnx,
+                    dynamo=True,
+                    dynamic_shapes=(dynamic,),
+                    external_data=True,
+                    verbose=False,
+                )
+                converted = openvino.convert_model(onnx)
+        except Exception as error:  # Every layer of the exporter has its own errors.
+            first = str(error).strip().partition("\n")[0]
+            raise ExportError(
+                f"the {kind} tower cannot be exported: {type(error).__name__}: {first:.300}"
+            ) from error
+        _store_as_float16(converted)
+        openvino.save_model(converted, staging / f"{kind}.xml", compress_to_fp16=False)
+
+
+def _store_as_float16(model: Any) -> None:
+    """Store as float16 the weights that float16 represents exactly, as all of OpenAI's.
+
+    This halves the file and changes no value. OpenVINO's own compression rounds.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
+            continue
+        values = node.get_data()
+        if values.size < _COMPRESSED_ELEMENTS:
+            continue
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            wide = openvino.opset13.convert(openvino.opset13.constant(half), "f32")
+            # What marks a weight as stored narrow, so that it is not unfolded again.
+            wide.get_rt_info()["decompression_0"] = ""
+            for user in node.output(0).get_target_inputs():
+                user.replace_source_output(wide.output(0))
+
+
+def _image_spec(config: dict[str, Any]) -> ImageSpec:
+    settings = open_clip.transform.PreprocessCfg(**config)
+    height, width = open_clip.utils.to_2tuple(settings.size)
+    if settings.interpolation not in ("bicubic", "bilinear"):
+        # open_clip itself reads "random" as bicubic outside of training.
+        settings.interpolation = "bicubic"
+    mean, std = (
+        tuple(values) if isinstance(values, (list, tuple)) else (values,) * 3
+        for values in (settings.mean, settings.std)
+    )
+    return ImageSpec(
+        height=int(height),
+        width=int(width),
+        mean=mean,
+        std=std,
+        interpolation=settings.interpolation,
+        resize_mode=settings.resize_mode,
+        fill_color=settings.fill_color,
+    )
+
+
+def _write_tokenizer(path: Path) -> None:
+    """CLIP's merges as pairs of token ids, flat."""
+    tokenizer = SimpleTokenizer()
+    ids = tokenizer.encoder
+    if [ids[tokenizer.byte_encoder[byte]] for byte in BYTE_ORDER] != list(range(256)):
+        raise ExportError("open_clip's tokenizer has another order of bytes than CLIP's")
+    merges = [ids[part] for pair in tokenizer.bpe_ranks for part in pair]
+    values = {"type": "clip-bpe", "clean": "lower", "merges": merges}
+    path.write_text(json.dumps(values, separators=(",", ":")))
+
+
+def _check(loaded: LoadedModel, directory: Path, manifest: Manifest) -> None:
+    """Compare the exported towers with open_clip's, on random input of several shapes."""
+    random = np.random.default_rng(0)
+    text, image = manifest.text, manifest.image
+    tower = load(directory, manifest, "text", precision="fp32")
+    shortest = 8 if text.causal else text.context_length
+    for count, length in ((1, shortest), (3, 24), (2, text.context_length)):
+        length = min(max(length, shortest), text.context_length)
+        tokens = np.full((count, text.context_length), text.pad_id, np.int64)
+        for row, end in zip(tokens, random.integers(1, length, count), strict=True):
+            row[0], row[end] = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1
+            row[1:end] = random.integers(1, CLIP_VOCABULARY - 2, end - 1)
+        with torch.inference_mode():
+            expected = loaded.model.encode_text(torch.from_numpy(tokens)).numpy()
+        _compare("text", tower.encode(tokens[:, :length]), expected)
+    tower = load(directory, manifest, "image", precision="fp32")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (image.mean, image.std))
+    for count in (1, 3):
+        pixels = random.integers(0, 256, (count, image.height, image.width, 3), np.uint8)
+        with torch.inference_mode():
+            planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 255
+            expected = loaded.model.encode_image((planes - mean) / std).numpy()
+        _compare("image", tower.encode(pixels), expected)
+
+
+def _compare(kind: str, actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> None:
+    actual, expected = (
+        values / np.linalg.norm(values, axis=1, keepdims=True) for values in (actual, expected)
+    )
+    difference = float(np.abs(actual - expected).max())
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"the exported {kind} tower differs from open_clip's by {difference:.2g}"
+            f" (at most {TOLERANCE:.2g} is float noise): no bundle was made"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' own warnings and logs: what fails raises, what differs is compared."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

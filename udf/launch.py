@@ -63,7 +63,7 @@ def connect(settings_path: str, function: str, skip: int) -> socket.socket:
 
 
 def request_report(runtime_dir: str, role: str) -> dict[str, object] | None:
-    """Ask a running service for its report (role `status`) or its end (`stop`); None if none runs."""
+    """A running service's report, asked for it (`status`) or for its end (`stop`), or None."""
     directory = open_runtime_dir(runtime_dir)
     try:
         connection = _connect(directory)

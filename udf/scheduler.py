@@ -33,7 +33,17 @@ _BATCH_PICTURES = 32
 
 _SMALL_IN_A_ROW = 4
 
-_LENGTH_STEP = 8
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How one tower's inputs become batches.
+
+    length: tokens that a text is padded to, which is what it costs; 0 for every picture.
+    collate: makes one array of some inputs: token ids to a padded array, pixels to a stack.
+    """
+
+    length: Callable[[NDArray[Any]], int]
+    collate: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
 
 
 class Job:
@@ -96,14 +106,15 @@ class _Item:
     job: Job
     row: int
     value: NDArray[Any]
+    length: int
     turn: int
 
 
 class _Queue:
     """What waits for one tower."""
 
-    def __init__(self, collate: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]) -> None:
-        self.collate = collate
+    def __init__(self, batching: Batching) -> None:
+        self.batching = batching
         self.small: deque[_Item] = deque()
         self.bulk: dict[int, deque[_Item]] = {}
 
@@ -114,17 +125,10 @@ class _Queue:
 
 
 class Scheduler:
-    """Owns the encoding thread; `submit` and `Job.wait` may be called from any thread.
+    """Owns the encoding thread; `submit` and `Job.wait` may be called from any thread."""
 
-    `collate` makes a batch out of a tower's inputs: token ids to a padded array, pixels to a stack.
-    """
-
-    def __init__(
-        self, collate: dict[TowerName, Callable[[Sequence[NDArray[Any]]], NDArray[Any]]]
-    ) -> None:
-        self._queues: dict[TowerName, _Queue] = {
-            name: _Queue(function) for name, function in collate.items()
-        }
+    def __init__(self, batching: dict[TowerName, Batching]) -> None:
+        self._queues = {name: _Queue(each) for name, each in batching.items()}
         self._towers: dict[TowerName, Tower] = {}
         self._changed = threading.Condition()
         self._turn = 0
@@ -148,12 +152,11 @@ class Scheduler:
             self._turn += 1
             self._waiting += len(rows)
             for row, value in zip(rows, values, strict=True):
-                item = _Item(job, row, value, self._turn)
+                item = _Item(job, row, value, queue.batching.length(value), self._turn)
                 if job.small:
                     queue.small.append(item)
                 else:
-                    length = _padded(value) if job.tower == "text" else 0
-                    queue.bulk.setdefault(length, deque()).append(item)
+                    queue.bulk.setdefault(item.length, deque()).append(item)
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -171,7 +174,7 @@ class Scheduler:
         for position, item in enumerate(items):
             rows_of.setdefault(item.job, []).append(position)
         try:
-            batch = self._queues[name].collate([item.value for item in items])
+            batch = self._queues[name].batching.collate([item.value for item in items])
             vectors = self._towers[name].encode(batch)
             if not np.isfinite(vectors).all():
                 raise ArithmeticError("the model gave embeddings that are not finite")
@@ -189,40 +192,36 @@ class Scheduler:
             for name, queue in self._queues.items():
                 if queue.small:
                     self._small_in_a_row += 1
-                    return name, self._take_small(name, queue)
+                    return name, _take_small(queue.small)
         self._small_in_a_row = 0
         name, length = min(bulk, key=lambda each: self._queues[each[0]].bulk[each[1]][0].turn)
-        return name, self._take_bulk(name, length)
-
-    def _take_small(self, name: TowerName, queue: _Queue) -> list[_Item]:
-        items: list[_Item] = []
-        longest = 0
-        while queue.small:
-            if name == "text":
-                longest = max(longest, _padded(queue.small[0].value))
-            if items and len(items) >= _room(longest):
-                break
-            items.append(queue.small.popleft())
-        return items
-
-    def _take_bulk(self, name: TowerName, length: int) -> list[_Item]:
-        """A batch of one length, topped up with shorter ones where there are not enough."""
-        bulk = self._queues[name].bulk
-        room = _room(length)
-        items: list[_Item] = []
-        for candidate in sorted((key for key in bulk if key <= length), reverse=True):
-            waiting = bulk[candidate]
-            while waiting and len(items) < room:
-                items.append(waiting.popleft())
-            if not waiting:
-                del bulk[candidate]
-            if len(items) >= room // 2:
-                break
-        return items
+        return name, _take_bulk(self._queues[name].bulk, length)
 
 
-def _padded(tokens: NDArray[Any]) -> int:
-    return -(-len(tokens) // _LENGTH_STEP) * _LENGTH_STEP
+def _take_small(waiting: deque[_Item]) -> list[_Item]:
+    items: list[_Item] = []
+    longest = 0
+    while waiting:
+        longest = max(longest, waiting[0].length)
+        if items and len(items) >= _room(longest):
+            break
+        items.append(waiting.popleft())
+    return items
+
+
+def _take_bulk(bulk: dict[int, deque[_Item]], length: int) -> list[_Item]:
+    """A batch of one length, topped up with shorter ones where there are not enough."""
+    room = _room(length)
+    items: list[_Item] = []
+    for candidate in sorted((key for key in bulk if key <= length), reverse=True):
+        waiting = bulk[candidate]
+        while waiting and len(items) < room:
+            items.append(waiting.popleft())
+        if not waiting:
+            del bulk[candidate]
+        if len(items) >= room // 2:
+            break
+    return items
 
 
 def _room(length: int) -> int:

@@ -71,8 +71,8 @@ class Service:
         while not self._retiring.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except TimeoutError:
-                pass
+            except OSError:
+                pass  # nobody came within the tick, or `retire` has shut the listener
             else:
                 needed = time.monotonic()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -97,6 +97,7 @@ class Service:
                 if _identity(launch.SOCKET_NAME, self._directory) == self._socket_id:
                     _remove_socket(self._directory)
                 self._retiring.set()
+                self._listener.shutdown(socket.SHUT_RDWR)
 
     def _retire_if_replaced(self) -> None:
         """Give way if nobody can reach this service, or if what it was started with has changed."""

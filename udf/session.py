@@ -11,7 +11,7 @@ import numpy as np
 from clickhouse_clip.udf import frames
 from clickhouse_clip.udf.catalog import SqlFunction
 from clickhouse_clip.udf.encoder import Encoder
-from clickhouse_clip.udf.errors import BundleError, ProtocolError
+from clickhouse_clip.udf.errors import ClipError, ProtocolError
 from clickhouse_clip.udf.native import BlockReader, Oversized, array_block_header
 from clickhouse_clip.udf.windows import PictureWindow, TextWindow, Vectors
 
@@ -85,7 +85,7 @@ class Session:
                 if not data:
                     return False
                 block.take(data)
-        except (_RowError, ProtocolError, BundleError) as error:
+        except (_RowError, ClipError) as error:
             self._fail(f"{self._function.name}: {error}")
             return False
         except OSError:

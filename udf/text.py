@@ -174,16 +174,23 @@ class Tokenizer:
         return tuple(token for token in ids if token >= 0)
 
 
+def padded_length(count: int, spec: TextSpec) -> int:
+    """Tokens that a text of `count` of them is padded to: the next multiple of 8.
+
+    In a causal tower tokens after a text's end change nothing. A tower that is not causal always
+    gets the full context length.
+    """
+    if not spec.causal:
+        return spec.context_length
+    return min(spec.context_length, -(-count // _LENGTH_STEP) * _LENGTH_STEP)
+
+
 def batch(tokens: Sequence[NDArray[np.int64]], spec: TextSpec) -> NDArray[np.int64]:
     """Token ids as one array of shape (n, length), padded.
 
-    The length is that of the longest text, rounded up to a multiple of 8: in a causal tower tokens
-    after a text's end change nothing. Towers that are not causal get the full context length.
+    See `padded_length`: it is that of the longest text.
     """
-    length = spec.context_length
-    if spec.causal:
-        longest = max(map(len, tokens), default=0)
-        length = min(length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
+    length = padded_length(max(map(len, tokens), default=0), spec)
     result = np.full((len(tokens), length), spec.pad_id, np.int64)
     for row, ids in zip(result, tokens, strict=True):
         row[: len(ids)] = ids

@@ -21,7 +21,12 @@ class Engine:
 
     def __init__(self, python: Path, data_dir: Path, config_file: Path) -> None:
         self.process = subprocess.Popen(
-            [str(python), str(Path(__file__).with_name("host.py")), str(data_dir), str(config_file)],
+            [
+                str(python),
+                str(Path(__file__).with_name("host.py")),
+                str(data_dir),
+                str(config_file),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -35,16 +35,14 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture
-def fresh(server: Server, engine: Engine) -> Iterator[Engine]:
+def fresh(engine: Engine) -> Iterator[Engine]:
     """The engine, with a service that has just answered."""
     assert_works(engine, "before")
     yield engine
     assert_works(engine)
 
 
-def test_the_service_is_killed_in_the_middle_of_a_long_query(
-    server: Server, fresh: Engine
-) -> None:
+def test_the_service_is_killed_in_the_middle_of_a_long_query(server: Server, fresh: Engine) -> None:
     answer = fresh.start(LONG_QUERY)
     killed = set()
     while not answer.done():
@@ -73,7 +71,7 @@ def test_the_service_is_stopped_in_the_middle_of_a_long_query(
     assert len(answer.result(120)) == LONG_ROWS
 
 
-def test_workers_are_killed_between_queries(server: Server, fresh: Engine) -> None:
+def test_workers_are_killed_between_queries(fresh: Engine) -> None:
     for worker in children_of(fresh.process.pid):
         os.kill(worker, signal.SIGKILL)
     # ClickHouse notices a dead worker when it next borrows it: at most one query per worker fails.
@@ -121,7 +119,7 @@ def test_a_damaged_bundle_is_the_querys_error(server: Server, fresh: Engine) -> 
     assert_works(fresh)
 
 
-def test_a_failing_querys_neighbours_get_their_own_answers(server: Server, fresh: Engine) -> None:
+def test_a_failing_querys_neighbours_get_their_own_answers(fresh: Engine) -> None:
     answers = {}
     for number in range(60):
         if number % 3:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -90,7 +89,8 @@ def test_a_missing_file_is_named(engine: Engine) -> None:
 def test_or_empty_goes_on_and_counts(engine: Engine, server: Server) -> None:
     before = server.status()
     found = engine.query(
-        "SELECT encode_image_or_empty(arrayJoin(['1.png', 'broken.png', 'none.png', '2.png', ''])), "
+        "SELECT encode_image_or_empty(arrayJoin("
+        "['1.png', 'broken.png', 'none.png', '2.png', ''])), "
         "encode_image_bytes_or_empty('nothing')"
     )
     after = server.status()
@@ -105,8 +105,8 @@ def test_or_empty_goes_on_and_counts(engine: Engine, server: Server) -> None:
 
 def test_outside_of_the_allowed_folders(engine: Engine, server: Server, tmp_path: Path) -> None:
     save_picture(tmp_path / "there.png", 1)
-    os.symlink(tmp_path / "there.png", server.user_files / "link.png")
-    os.symlink(server.user_files / "4.png", server.user_files / "inside.png")
+    (server.user_files / "link.png").symlink_to(tmp_path / "there.png")
+    (server.user_files / "inside.png").symlink_to("4.png")
     errors = []
     for path in (
         tmp_path / "there.png",

@@ -52,7 +52,9 @@ def test_an_empty_text(engine: Engine) -> None:
 
 
 def test_repeated_texts(engine: Engine) -> None:
-    found = engine.query("SELECT number % 7, encode_text('r' || toString(number % 7)) FROM numbers(9999)")
+    found = engine.query(
+        "SELECT number % 7, encode_text('r' || toString(number % 7)) FROM numbers(9999)"
+    )
     assert_vectors([v for _, v in found], [text_vector(b"r%d" % int(n)) for n, _ in found])
 
 
@@ -71,9 +73,7 @@ def test_any_characters_arrive_and_do_not_disturb_their_neighbours(
 
 
 def test_a_text_over_the_context_length_is_cut(engine: Engine) -> None:
-    assert_vectors(
-        engine.value("SELECT encode_text(repeat('a', 5000))"), text_vector(b"a" * 5000)
-    )
+    assert_vectors(engine.value("SELECT encode_text(repeat('a', 5000))"), text_vector(b"a" * 5000))
 
 
 def test_array_map(engine: Engine) -> None:
@@ -126,9 +126,12 @@ def test_numbers_are_right_or_refused_by_name(engine: Engine, number: str) -> No
         try:
             found = engine.query(f"SELECT encode_text({expression}), toString({number})")
         except QueryError as error:
-            assert "use toString()" in str(error) or "ILLEGAL_TYPE" in str(error)
+            message = str(error)
         else:
-            assert_vectors([row[0] for row in found], [text_vector(row[1].encode()) for row in found])
+            expected = [text_vector(text.encode()) for _, text in found]
+            assert_vectors([vector for vector, _ in found], expected)
+            continue
+        assert "use toString()" in message
     assert_vectors(engine.value("SELECT encode_text('after')"), text_vector(b"after"))
 
 

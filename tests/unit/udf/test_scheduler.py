@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clickhouse_clip.udf.scheduler import SMALL_ROWS, Job, Scheduler
+from clickhouse_clip.udf.scheduler import SMALL_ROWS, Batching, Job, Scheduler
 
 
 class FakeTower:
@@ -42,7 +42,12 @@ def towers() -> dict[str, FakeTower]:
 
 @pytest.fixture
 def scheduler(towers: dict[str, FakeTower]) -> Scheduler:
-    scheduler = Scheduler({"text": collate, "image": np.stack})
+    scheduler = Scheduler(
+        {
+            "text": Batching(lambda tokens: -(-len(tokens) // 8) * 8, collate),
+            "image": Batching(lambda _: 0, np.stack),
+        }
+    )
     scheduler.add_tower("text", towers["text"])
     scheduler.add_tower("image", towers["image"])
     return scheduler
@@ -113,9 +118,7 @@ def test_small_jobs_pass_bulk_ones_and_bulk_ones_do_not_starve(
     assert bulk.wait()[:, 0].tolist() == list(range(1000, 3000))
 
 
-def test_pictures_and_texts_take_turns(
-    scheduler: Scheduler, towers: dict[str, FakeTower]
-) -> None:
+def test_pictures_and_texts_take_turns(scheduler: Scheduler, towers: dict[str, FakeTower]) -> None:
     pixels = [np.full((2, 2, 3), value, np.uint8) for value in range(1, 101)]
     job = Job("image", 100, 2, small=False)
     texts = submit_texts(scheduler, [8] * 1000)
@@ -136,9 +139,7 @@ def test_a_failing_tower_fails_its_jobs_and_goes_on(
     assert scheduler.waiting == 0
 
 
-def test_embeddings_that_are_not_finite_are_an_error(
-    scheduler: Scheduler, towers: dict[str, FakeTower]
-) -> None:
+def test_embeddings_that_are_not_finite_are_an_error(scheduler: Scheduler) -> None:
     class Broken(FakeTower):
         def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
             return np.full((len(batch), 2), np.nan, np.float32)

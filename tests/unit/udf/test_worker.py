@@ -85,7 +85,7 @@ def settings(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service(tmp_path: Path, settings: Path) -> Iterator[FakeService]:
+def service(tmp_path: Path) -> Iterator[FakeService]:
     service = FakeService(tmp_path / "run")
     yield service
     assert service.faults == []
@@ -136,7 +136,7 @@ def test_an_error_is_written_with_the_rows_that_are_owed(
     def fail_late(peer: Peer) -> None:
         assert peer.read_block() == [b"one", b"two", b"three"]
         peer.send_rows(1)
-        peer.connection.sendall(frames.encode(frames.ERROR, 0, "row 2: no".encode()))
+        peer.connection.sendall(frames.encode(frames.ERROR, 0, b"row 2: no"))
 
     service.scripts = [fail_late, echo]
     data = strings(b"one", b"two", b"three") + strings(b"next")

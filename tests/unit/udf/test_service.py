@@ -1,0 +1,255 @@
+"""The service as a process, without a model: starting, greeting, giving way, leaving."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clickhouse_clip.udf import frames, launch, service
+from clickhouse_clip.udf.control import main as clip_encoder
+from clickhouse_clip.udf.errors import ServiceError
+from clickhouse_clip.udf.launch import connect, request_report
+from clickhouse_clip.udf.settings import Settings
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.make_bundle(tmp_path_factory.mktemp("bundles") / "toy")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, bundle: Path) -> Settings:
+    return Settings(
+        bundle=bundle,
+        runtime_dir=tmp_path / "run",
+        log_file=tmp_path / "log" / "encoder.log",
+        image_roots=(tmp_path,),
+        precision="fp32",
+    )
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, settings: Settings) -> Iterator[Path]:
+    file = tmp_path / "settings.json"
+    file.write_text(settings.to_json())
+    yield file
+    stop(settings)
+
+
+def status(settings: Settings) -> dict[str, object] | None:
+    return request_report(str(settings.runtime_dir), "status")
+
+
+def pid_of(settings: Settings) -> int:
+    report = status(settings)
+    assert report is not None
+    return int(str(report["pid"]))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while is_alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.02)
+
+
+def stop(settings: Settings) -> None:
+    report = request_report(str(settings.runtime_dir), "stop")
+    if report is not None:
+        wait_until_gone(int(str(report["pid"])))
+
+
+def test_the_first_worker_starts_it_and_the_next_finds_it(
+    settings: Settings, settings_file: Path
+) -> None:
+    with connect(str(settings_file), "encode_text", 0):
+        first = pid_of(settings)
+        with connect(str(settings_file), "encode_image", 0):
+            report = status(settings)
+    assert report is not None
+    assert report["pid"] == first
+    assert report["workers"] == 2
+    assert report["model"] == "toy"
+
+
+def test_folder_socket_and_log_are_the_owners_alone(
+    settings: Settings, settings_file: Path
+) -> None:
+    connect(str(settings_file), "encode_text", 0).close()
+    assert settings.runtime_dir.stat().st_mode & 0o777 == 0o700
+    assert (settings.runtime_dir / launch.SOCKET_NAME).stat().st_mode & 0o077 == 0
+    assert settings.log_file.stat().st_mode & 0o077 == 0
+
+
+def test_it_holds_none_of_the_descriptors_of_who_started_it(
+    settings: Settings, settings_file: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / "inherited").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        with connect(str(settings_file), "encode_text", 0):
+            folder = Path(f"/proc/{pid_of(settings)}/fd")
+            held = {os.readlink(entry) for entry in folder.iterdir()}
+            assert not any("inherited" in name for name in held)
+            assert os.readlink(folder.parent / "cwd") == "/"
+
+
+def test_it_leaves_after_the_grace_period(settings: Settings, settings_file: Path) -> None:
+    settings_file.write_text(replace(settings, grace_seconds=0.2).to_json())
+    with connect(str(settings_file), "encode_text", 0):
+        pid = pid_of(settings)
+        time.sleep(1.5)
+        assert is_alive(pid)
+    wait_until_gone(pid)
+    assert status(settings) is None
+
+
+def test_changed_settings_bring_a_new_service(settings: Settings, settings_file: Path) -> None:
+    with connect(str(settings_file), "encode_text", 0) as old:
+        first = pid_of(settings)
+        settings_file.write_text(replace(settings, threads=1).to_json())
+        with connect(str(settings_file), "encode_text", 0):
+            report = status(settings)
+            assert report is not None
+            assert report["pid"] != first
+            assert report["threads"] == 1
+            wait_until_gone(first)
+            old.setblocking(True)
+            assert old.recv(1) == b""
+
+
+def test_a_newer_worker_replaces_an_older_service(
+    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(str(settings_file), "encode_text", 0):
+        first = pid_of(settings)
+        monkeypatch.setattr(launch, "__version__", "99.0.0")
+        # What is started is this version still, which for a test is a service that is too old.
+        with pytest.raises(ServiceError):
+            connect(str(settings_file), "encode_text", 0)
+    wait_until_gone(first)
+
+
+def test_an_older_worker_is_served(
+    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(str(settings_file), "encode_text", 0):
+        monkeypatch.setattr(launch, "__version__", "0.0.1")
+        connect(str(settings_file), "encode_text", 0).close()
+
+
+def test_a_worker_of_another_protocol_is_told_so(
+    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(str(settings_file), "encode_text", 0):
+        monkeypatch.setattr(frames, "PROTOCOL", 99)
+        with pytest.raises(ServiceError, match="SYSTEM RELOAD FUNCTIONS"):
+            connect(str(settings_file), "encode_text", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bundle": Path("/nowhere")}, "/nowhere: no model bundle"),
+        ({"log_file": Path("/proc/none/encoder.log")}, "log .* cannot be written"),
+        ({"runtime_dir": Path("/proc/none")}, "runtime folder"),
+    ],
+)
+def test_why_it_cannot_start(
+    settings: Settings, tmp_path: Path, change: dict[str, Path], message: str
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(replace(settings, **change).to_json())  # type: ignore[arg-type]
+    with pytest.raises(ServiceError, match=message):
+        connect(str(file), "encode_text", 0)
+
+
+def test_settings_that_it_refuses(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({**json.loads(settings.to_json()), "precision": "fp8"}))
+    with pytest.raises(ServiceError, match=r"settings\.json: precision: must be one of"):
+        connect(str(file), "encode_text", 0)
+
+
+def test_a_runtime_folder_that_others_may_enter_is_refused(
+    settings: Settings, settings_file: Path
+) -> None:
+    settings.runtime_dir.mkdir()
+    settings.runtime_dir.chmod(0o750)
+    with pytest.raises(ServiceError, match="mode 0700"):
+        connect(str(settings_file), "encode_text", 0)
+    settings.runtime_dir.chmod(0o700)
+
+
+def test_a_runtime_path_of_any_length(settings: Settings, tmp_path: Path) -> None:
+    """A Unix address holds 107 bytes."""
+    long = replace(settings, runtime_dir=tmp_path / ("x" * 200))
+    file = tmp_path / "long.json"
+    file.write_text(long.to_json())
+    connect(str(file), "encode_text", 0).close()
+    stop(long)
+
+
+def test_who_says_no_hello_is_refused(settings: Settings, settings_file: Path) -> None:
+    with connect(str(settings_file), "encode_text", 0):
+        for data in (b"x" * 100, frames.encode(frames.ROWS), frames.encode(frames.HELLO, 0, b"{")):
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.connect(str(settings.runtime_dir / launch.SOCKET_NAME))
+                peer.sendall(data)
+                assert peer.recv(1) == b""
+        assert status(settings) is not None
+
+
+def test_another_users_peer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        service._check_peer(ours)
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        if os.getuid() == 0:
+            monkeypatch.setattr(service.struct, "unpack", lambda *_: (1, 4711, 0))
+        with pytest.raises(ServiceError, match="not the server's"):
+            service._check_peer(ours)
+
+
+def test_the_log_is_bounded(settings: Settings, settings_file: Path) -> None:
+    settings_file.write_text(replace(settings, log_max_bytes=4096).to_json())
+    for _ in range(30):
+        connect(str(settings_file), "encode_text", 0).close()
+        stop(settings)
+        total = sum(file.stat().st_size for file in settings.log_file.parent.iterdir())
+        assert total <= 4096
+    assert len(list(settings.log_file.parent.iterdir())) == 2
+
+
+def test_clip_encoder(
+    settings: Settings, settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = ["--settings", str(settings_file)]
+    assert clip_encoder(["status", *option]) == 3
+    assert "no encoder service runs" in capsys.readouterr().err
+    with connect(str(settings_file), "encode_text", 0):
+        assert clip_encoder(["status", *option]) == 0
+        text = capsys.readouterr().out
+        for word in ("toy", "precision", "uptime", "rows", "cache hits", "queue", "memory"):
+            assert word in text
+        assert clip_encoder(["status", "--json", *option]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["pid"] == pid_of(settings)
+        assert clip_encoder(["stop", *option]) == 0
+        wait_until_gone(report["pid"])
+    assert clip_encoder(["status", "--settings", "/none.json"]) == 1
+    assert "install-udfs" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""`clip-bundle`: make a model bundle, or check one."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+
+from clickhouse_clip.udf.bundle import load_manifest, verify
+from clickhouse_clip.udf.errors import ClipError, ExportError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if it worked, 1 with a message on stderr if not."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "verify":
+            _verify(arguments.directory)
+        else:
+            _export(arguments)
+    except ClipError as error:
+        print(f"clip-bundle: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("clip-bundle: interrupted, no bundle was made", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="clip-bundle", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser(
+        "export",
+        help="export an open_clip model (needs the extra: clickhouse-clip[export])",
+        description="Export an open_clip model as a bundle, a folder that serves without torch.",
+    )
+    export.add_argument(
+        "--model",
+        metavar="NAME",
+        help="open_clip's name, as ViT-B-32; by default that of --model-config's file",
+    )
+    weights = export.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--pretrained", metavar="TAG", help="open_clip's weights, as openai")
+    weights.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        type=Path,
+        help="weights from a file: .safetensors, or .pt without code in it",
+    )
+    export.add_argument(
+        "--model-config",
+        metavar="FILE",
+        type=Path,
+        help="architecture from open_clip's JSON; its weights come from --checkpoint",
+    )
+    export.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="the bundle; must not be there"
+    )
+    check = commands.add_parser("verify", help="check a bundle's manifest and files")
+    check.add_argument("directory", metavar="DIR", type=Path)
+    return parser
+
+
+def _verify(directory: Path) -> None:
+    manifest = load_manifest(directory)
+    verify(directory, manifest)
+    print(f"{directory}: {manifest.model} ({manifest.weights}), {manifest.embedding_dim} dimensions")
+    print(f"identity {manifest.identity}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    if arguments.model_config is not None and arguments.pretrained is not None:
+        raise ExportError("--model-config takes its weights from --checkpoint, not --pretrained")
+    if arguments.model is None and arguments.model_config is None:
+        raise ExportError("name the model: --model NAME, or --model-config FILE")
+    started = perf_counter()
+
+    def step(what: str) -> None:
+        print(f"[{perf_counter() - started:6.1f} s] {what}", file=sys.stderr, flush=True)
+
+    step("importing torch and open_clip")
+    try:
+        from clickhouse_clip.udf.export import export
+        from clickhouse_clip.udf.open_clip_models import Source
+    except ImportError as error:
+        raise ExportError(
+            f"exporting needs torch and open_clip ({error}): pip install 'clickhouse-clip[export]'"
+        ) from error
+    source = Source(
+        model=arguments.model or arguments.model_config.stem,
+        pretrained=arguments.pretrained,
+        checkpoint=arguments.checkpoint,
+        config_file=arguments.model_config,
+    )
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        manifest = export(source, arguments.output, step)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    step(f"{arguments.output} is ready: {size / 1e6:.0f} MB, identity {manifest.identity[:12]}")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    # As Ctrl-C: the temporary folder is removed on the way out.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
