@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 _BOLD, _DIM, _BLUE, _GREEN, _OFF = "\33[1m", "\33[2m", "\33[34m", "\33[32m", "\33[0m"
 _TOKENS = re.compile(r"(?P<string>'(?:[^'\\]|\\.)*')|(?P<keyword>\b[A-Z]{2,}\b)")
 _INDENT = "    "
+_CLEAR = "\r\33[K"  # back to the line's start, and empty it
+_BAR = 24  # characters
+_BAR_SECONDS, _LINE_SECONDS = 0.2, 10.0
 
 
 class Console:
-    """Writes to `stream`, with colours and moving progress if it is a terminal."""
+    """Writes to `stream`, with colours and moving progress if it is a terminal.
 
-    def __init__(self, stream: TextIO) -> None:
+    Paths below `here` are shown relative to it.
+    """
+
+    def __init__(self, stream: TextIO, here: Path) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
-        self._progress_width = 0
-        self._progress_time = time.monotonic()
+        self._here = f"{here}/"
 
     def heading(self, text: str) -> None:
         """Begin a part of the tour."""
-        self._line(f"\n{self._paint(_BOLD, text)}\n")
+        self._line(f"{self._paint(_BOLD, text)}\n")
 
     def command(self, text: str) -> None:
         """Show a shell command."""
@@ -73,31 +79,40 @@ class Console:
             self._line(_INDENT + line(row))
 
     @contextmanager
-    def progress(self) -> Iterator[None]:
-        """Clears away, at the end, what `advance` has shown."""
+    def progress(self, count: Callable[[], int], total: int) -> Iterator[None]:
+        """While the block runs, show again and again how far it is: `count` of `total`.
+
+        A moving bar on a terminal; elsewhere a line now and then.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_BAR_SECONDS if self._terminal else _LINE_SECONDS):
+                self._advance(min(count(), total), total)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            if self._terminal and self._progress_width:
-                self._write("\r" + " " * self._progress_width + "\r")
-            self._progress_width = 0
+            over.set()
+            thread.join()
+            if self._terminal:
+                self._write(_CLEAR)
 
-    def advance(self, done: int, total: int) -> None:
-        """Show how far a long step is: as a bar, or without a terminal as a line now and then."""
-        if self._terminal:
-            filled = 24 * min(done, total) // max(total, 1)
-            text = f"{_INDENT}{'█' * filled}{'░' * (24 - filled)} {done:,} of {total:,}"
-            self._progress_width = max(self._progress_width, len(text))
-            self._write("\r" + text)
-        elif time.monotonic() - self._progress_time > 10:
-            self._progress_time = time.monotonic()
+    def _advance(self, done: int, total: int) -> None:
+        if not self._terminal:
             self.note(f"{done:,} of {total:,}")
+            return
+        filled = _BAR * done // total
+        bar = "█" * filled + "░" * (_BAR - filled)
+        self._write(f"{_CLEAR}{_INDENT}{bar} {done:,} of {total:,}")
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_OFF}" if self._terminal else text
 
     def _line(self, text: str) -> None:
-        self._write(text + "\n")
+        self._write(text.replace(self._here, "") + "\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -65,7 +65,7 @@ def _draw_query(sheet: Image.Image, row: Row, top: int) -> None:
         _draw_picture(sheet, row.picture, _MARGIN, top, _CELL, outline=_ACCENT)
         pen.text(
             (_MARGIN, top + _CELL + 6 * _SCALE),
-            _fit(pen, row.query, _font(12), _CELL),
+            _fit(pen, row.query, _font(12), _LABEL - _GAP),
             _ACCENT,
             _font(12),
         )

@@ -1,14 +1,10 @@
-"""A scratch ClickHouse server for the tour: its folder, the installed functions, the engine."""
+"""A scratch ClickHouse server for the tour: its folders, with the functions installed."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,6 @@ from typing import Any
 from clickhouse_clip.installer.cli import main as install_udfs
 from clickhouse_clip.udf import launch
 from clickhouse_clip.udf.errors import ClipError, InstallError
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The result of a query."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,58 +84,3 @@ class Sandbox:
         with contextlib.suppress(ClipError):
             return launch.request_report(str(runtime_dir), role) or {}
         return {}
-
-
-class Engine:
-    """ClickHouse itself, inside this process, on a sandbox's configuration. One per process."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        # Where a server resolves relative paths in file() by its user files, the embedded engine
-        # takes the working directory. With them the same, the SQL of the tour runs on both.
-        os.chdir(sandbox.user_files)
-        # Imported here: it takes a second, and the tour says something before.
-        import clickhouse_connect
-
-        logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
-        self._client = clickhouse_connect.get_client(
-            interface="chdb",
-            path=str(sandbox.data_dir),
-            chdb_options={"config-file": str(sandbox.config_dir / "config.xml")},
-        )
-
-    def query(self, sql: str) -> Table:
-        """Run a query that answers with rows."""
-        result = self._client.query(sql)
-        return Table(tuple(result.column_names), tuple(tuple(row) for row in result.result_rows))
-
-    def command(self, sql: str) -> None:
-        """Run a statement that answers with nothing."""
-        self._client.command(sql)
-
-    def close(self) -> None:
-        """Shut the engine down; its workers leave."""
-        self._client.close()
-
-
-@contextlib.contextmanager
-def watched(look: Callable[[], None], every: float = 0.2) -> Iterator[None]:
-    """Call `look` again and again, in another thread, while the block runs."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(every):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """The install command as a person types it: paths below the working directory shortened."""
-    here = f"{Path.cwd()}/"
-    return " ".join(["install-udfs", *(argument.removeprefix(here) for argument in arguments)])

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from clickhouse_clip.demo.console import Console
-from clickhouse_clip.demo.sandbox import Table, watched
+from clickhouse_clip.demo.engine import Table
 from clickhouse_clip.udf.errors import ClipError
 
 #: Endings of what Pillow reads and people keep; looked for in either case.
@@ -37,7 +37,9 @@ class Database(Protocol):
 class Subject:
     """What the tour is about: pictures, and what to ask of them.
 
-    `examples` are names of pictures to search by. `trusted` says that every picture can be read.
+    `examples` are names of pictures to search by; without any, some are taken as they come.
+    `trusted` says that every picture can be read. `prompt` goes before each of `labels`, to make of
+    it what a caption says.
     """
 
     pictures: Path
@@ -45,6 +47,7 @@ class Subject:
     queries: tuple[str, ...]
     examples: tuple[str, ...]
     labels: tuple[str, ...]
+    prompt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ class Tour:
         found = [self._search_by_text(text, first=not n) for n, text in enumerate(subject.queries)]
         self._explain(subject.queries[0])
         self._console.heading("Search by picture")
-        found += [self._search_by_picture(name) for name in subject.examples]
-        self._label(subject.labels)
+        found += [self._search_by_picture(name) for name in subject.examples or self._some()]
+        self._label(subject.labels, subject.prompt)
         return found
 
     def _fill(self, subject: Subject) -> None:
@@ -93,21 +96,19 @@ class Tour:
             "CREATE TABLE pictures (name String, image_embedding Array(Float32))\n"
             "ENGINE = MergeTree ORDER BY name"
         )
-        suffixes = ",".join(sorted({PurePath(name).suffix[1:] for name in names}))
+        suffixes = sorted({PurePath(name).suffix[1:] for name in names})
+        suffix = suffixes[0] if len(suffixes) == 1 else f"{{{','.join(suffixes)}}}"
         nested = any("/" in name for name in names)
         name = "extract(_path, 'user_files/pictures/(.*)')" if nested else "_file"
         encode = "encode_image" if subject.trusted else "encode_image_or_empty"
         # ORDER BY brings all files together before they are encoded: big blocks, one call.
         sql = (
             f"INSERT INTO pictures\nSELECT {name} AS name, {encode}(_path)\n"
-            f"FROM file('pictures/{'**' if nested else '*'}.{{{suffixes}}}', One) ORDER BY name"
+            f"FROM file('pictures/{'**/' if nested else ''}*.{suffix}', One) ORDER BY name"
         )
         self._console.statement(sql)
         start = time.perf_counter()
-        with (
-            self._console.progress(),
-            watched(lambda: self._console.advance(self._count_encoded(), len(names))),
-        ):
+        with self._console.progress(self._count_encoded, len(names)):
             self._database.command(sql)
         seconds = time.perf_counter() - start
         self._console.outcome(f"{len(names) / seconds:,.0f} pictures/s", seconds)
@@ -120,7 +121,7 @@ class Tour:
             "SELECT count(), any(name) FROM pictures WHERE empty(image_embedding)"
         ).rows[0]
         if count:
-            self._console.note(f"{count:,} files are no readable pictures, {first} for one:")
+            self._console.note(f"Not readable as pictures: {count:,}, such as {first}")
             self._command(
                 "ALTER TABLE pictures DELETE WHERE empty(image_embedding)\n"
                 "SETTINGS mutations_sync = 1"
@@ -145,6 +146,10 @@ class Tour:
 
     def _search_by_picture(self, name: str) -> Found:
         return self._search(name, f"encode_image({quote('pictures/' + name)})", by_picture=True)
+
+    def _some(self) -> list[str]:
+        table = self._database.query("SELECT name FROM pictures ORDER BY cityHash64(name) LIMIT 3")
+        return [name for (name,) in table.rows]
 
     def _search(self, query: str, embedding: str, *, by_picture: bool) -> Found:
         table = self._query(
@@ -172,14 +177,17 @@ class Tour:
         self._console.text("…\n" + "\n".join(plan[at - 1 : at + 4]))
         self._console.outcome("", seconds)
 
-    def _label(self, labels: Sequence[str]) -> None:
+    def _label(self, labels: Sequence[str], prompt: str) -> None:
         self._console.heading("Sort pictures by labels that the model was never told of")
+        caption = f"{quote(prompt)} || label" if prompt else "label"
         self._query(
             f"WITH [{', '.join(map(quote, labels))}] AS labels,\n"
-            "    arrayMap(label -> encode_text(label), labels) AS vectors\n"
-            "SELECT arraySort((label, vector) -> cosineDistance(image_embedding, vector),"
+            f"    arrayMap(label -> encode_text({caption}), labels) AS vectors\n"
+            "SELECT\n"
+            "    arraySort((label, vector) -> cosineDistance(image_embedding, vector),"
             " labels, vectors)[1] AS label,\n"
-            "    count() AS pictures, groupArraySample(4, 1)(name) AS examples\n"
+            "    count() AS pictures,\n"
+            "    groupArraySample(4, 1)(name) AS examples\n"
             "FROM pictures GROUP BY label ORDER BY pictures DESC"
         )
 
@@ -189,7 +197,8 @@ class Tour:
         table = self._database.query(sql)
         seconds = time.perf_counter() - start
         self._console.table(table.columns, table.rows[:shown])
-        self._console.outcome(f"{len(table.rows)} rows", seconds)
+        rows = f"{len(table.rows)} rows"
+        self._console.outcome(rows if shown is None else f"{shown} of {rows}", seconds)
         return table
 
     def _command(self, sql: str) -> None:

@@ -96,21 +96,28 @@ def _merge(values: dict[str, str], file: Path) -> None:
     try:
         root = ElementTree.fromstring(_read(file))
     except ElementTree.ParseError as error:
-        raise InstallError(f"{file}: is no valid XML ({error}); a server refuses it too") from error
+        raise InstallError(f"{file}: is no valid XML ({error})") from error
     if root.tag not in _ROOTS:
         raise InstallError(f"{file}: its root is <{root.tag}>, and a server wants <clickhouse>")
-    for element in root:
-        if element.tag not in _PATHS:
+    for name in _PATHS:
+        elements = root.findall(name)
+        if not elements:
             continue
-        if "remove" in element.attrib:
-            values.pop(element.tag, None)
-            continue
-        if any(name in element.attrib for name in _SUBSTITUTIONS):
+        if len(elements) > 1:
             raise InstallError(
-                f"{file}: <{element.tag}> takes its value from elsewhere, which only the server "
+                f"{file}: has more than one <{name}>, and which of them counts differs between "
+                "versions of ClickHouse; leave one"
+            )
+        (element,) = elements
+        if "remove" in element.attrib:
+            values.pop(name, None)
+            continue
+        if any(attribute in element.attrib for attribute in _SUBSTITUTIONS):
+            raise InstallError(
+                f"{file}: <{name}> takes its value from elsewhere, which only the server "
                 "can resolve; write the path itself there"
             )
-        values[element.tag] = (element.text or "").strip()
+        values[name] = element.text or ""
 
 
 def _folder(values: dict[str, str], name: str, standard: Path) -> Path:
@@ -119,8 +126,8 @@ def _folder(values: dict[str, str], name: str, standard: Path) -> Path:
     folder = Path(values[name])
     if not folder.is_absolute():
         raise InstallError(
-            f"{name} is {values[name]!r}, which depends on where the server was started; "
-            "make it an absolute path in the server's configuration"
+            f"{name} is {values[name]!r} in the server's configuration, which is no absolute path; "
+            "write one there (ClickHouse takes spaces and line ends around it for a part of it)"
         )
     return folder
 

@@ -82,8 +82,8 @@ class FileEntry:
 class Manifest:
     """What a bundle's manifest says.
 
-    weights: open_clip's pretrained tag, or the checkpoint's file name; weights_sha256 is of the file
-        that the weights came from.
+    weights: open_clip's pretrained tag, or the checkpoint's file name.
+    weights_sha256: of the file that the weights came from.
     made_with: versions of the packages that exported it.
     identity: SHA-256 of the manifest's bytes. It covers the hash of every file, so it names the
         model: two bundles with one identity give the same embeddings.

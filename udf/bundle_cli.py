@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
 
 from clickhouse_clip.udf.bundle import load_manifest, verify
 from clickhouse_clip.udf.errors import ClipError, ExportError
@@ -61,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--output", metavar="DIR", type=Path, required=True, help="the bundle; must not be there"
     )
+    export.add_argument(
+        "--fp16",
+        action="store_true",
+        help="store weights as float16 where that loses nothing: half the disk, more memory",
+    )
     check = commands.add_parser("verify", help="check a bundle's manifest and files")
     check.add_argument("directory", metavar="DIR", type=Path)
     return parser
@@ -69,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 def _verify(directory: Path) -> None:
     manifest = load_manifest(directory)
     verify(directory, manifest)
-    print(f"{directory}: {manifest.model} ({manifest.weights}), {manifest.embedding_dim} dimensions")
-    print(f"identity {manifest.identity}")
+    print(f"{directory} is whole: {manifest.model} with the weights {manifest.weights},")
+    print(f"{manifest.embedding_dim} dimensions, identity {manifest.identity}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -97,18 +101,14 @@ def _export(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.checkpoint,
         config_file=arguments.model_config,
     )
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # As Ctrl-C: the temporary folder is removed on the way out.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        manifest = export(source, arguments.output, step)
+        manifest = export(source, arguments.output, step, float16=arguments.fp16)
     finally:
         signal.signal(signal.SIGTERM, before)
     size = sum(entry.bytes for entry in manifest.files.values())
     step(f"{arguments.output} is ready: {size / 1e6:.0f} MB, identity {manifest.identity[:12]}")
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    # As Ctrl-C: the temporary folder is removed on the way out.
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

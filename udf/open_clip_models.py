@@ -164,6 +164,7 @@ def _with_checkpoint(
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    weights: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -190,4 +191,4 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if weights and all(name.startswith("module.") for name in weights):
         # What torch's DistributedDataParallel puts before every name.
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    return weights
+    return dict(weights)

@@ -7,7 +7,6 @@ are kept. Pillow computes the whole; this computes the 224, with Pillow's own ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,14 +54,11 @@ class Taps:
     def high(self) -> int:
         """One past the last input place in use."""
         return max(
-            start + len(weights)
-            for start, weights in zip(self.starts, self.weights, strict=True)
+            start + len(weights) for start, weights in zip(self.starts, self.weights, strict=True)
         )
 
 
-def taps(
-    size: int, resized: int, first: int, count: int, resampling: Image.Resampling
-) -> Taps:
+def taps(size: int, resized: int, first: int, count: int, resampling: Image.Resampling) -> Taps:
     """The taps of output places `first` to `first + count` when `size` places become `resized`."""
     kernel, reach = _KERNELS[resampling]
     scale = size / resized

@@ -32,9 +32,7 @@ _PLAIN_WORD = re.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+"
 )
 #: The pattern itself, for the `regex` module, which knows \p classes.
-_WORD = (
-    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+_WORD = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 #: Texts up to this many characters are split into words at once, which is faster; of longer ones
 #: only as many words are looked for as the context takes.
@@ -70,15 +68,15 @@ class Tokenizer:
     merges: pairs of token ids in the order that CLIP learnt them, shape (m, 2).
     context_length: most ids of a text, with start and end.
 
-    The vocabulary follows as in CLIP: bytes, bytes at a word's end, merges, start, end. One instance
-    may be used by several threads.
+    The vocabulary follows as in CLIP: bytes, bytes at a word's end, merges, start, end. Several
+    threads may use one instance.
     """
 
     def __init__(self, merges: NDArray[np.int64], context_length: int) -> None:
-        made = FIRST_MERGE_ID + np.arange(len(merges))
+        made = FIRST_MERGE_ID + np.arange(len(merges)).reshape(-1, 1)
         # Parts that exist before their merge are what makes "lowest rank first" one definite
         # order: a merged pair can only join pairs of higher rank.
-        if merges.shape != (len(merges), 2) or (merges < 0).any() or (merges.T >= made).any():
+        if merges.shape != (len(merges), 2) or not ((merges >= 0) & (merges < made)).all():
             raise BundleError("its merges are not in the order of their parts")
         self.start_id = FIRST_MERGE_ID + len(merges)
         self.end_id = self.start_id + 1
@@ -207,9 +205,9 @@ def _words(data: bytes) -> Iterable[str]:
 
 
 def _repaired_words(text: str) -> Iterator[str]:
-    # Line by line, so that a long text costs no more than what the context takes of it. It is exact:
-    # ftfy itself goes by lines, no entity and no word spans a line break, and lower-casing looks no
-    # further. The one thing that ftfy carries over is that after a "<" entities stay as they are.
+    # Line by line, so that a long text costs no more than what the context takes of it. This is
+    # exact: ftfy itself goes by lines, no entity and no word spans a line break, and lower-casing
+    # looks no further. All that ftfy carries over is that after a "<" entities stay as they are.
     ftfy, word, config = _unicode_tools()
     for line in _lines(text):
         clean = html.unescape(html.unescape(ftfy.fix_text(line, config)))

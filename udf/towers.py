@@ -20,6 +20,9 @@ class ImageTower(nn.Module):
     same order as torchvision's ToTensor and Normalize.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.visual = model.visual
@@ -29,7 +32,8 @@ class ImageTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode a batch."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
-        return self.visual((images - self.mean) / self.std)  # type: ignore[no-any-return]
+        embeddings: Tensor = self.visual((images - self.mean) / self.std)
+        return embeddings
 
 
 class TextTower(nn.Module):
@@ -38,6 +42,8 @@ class TextTower(nn.Module):
     As `CLIP.encode_text` and `TextTransformer.forward`, for any length up to the context length:
     positions and mask are cut to it, which is exact for a causal tower.
     """
+
+    attn_mask: Tensor | None
 
     def __init__(self, model: Any, end_id: int) -> None:
         super().__init__()
@@ -65,10 +71,12 @@ class TextTower(nn.Module):
         length = tokens.shape[1]
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
-        x = self.ln_final(self._pool(self.transformer(x, attn_mask=mask), tokens))
+        pooled: Tensor = self.ln_final(self._pool(self.transformer(x, attn_mask=mask), tokens))
         if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(x)  # type: ignore[no-any-return]
-        return x if self.text_projection is None else x @ self.text_projection
+            pooled = self.text_projection(pooled)
+        elif self.text_projection is not None:
+            pooled @= self.text_projection
+        return pooled
 
     def _pool(self, x: Tensor, tokens: Tensor) -> Tensor:
         if self.pool == "first":

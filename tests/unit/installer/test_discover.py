@@ -69,7 +69,7 @@ def test_merging(config: Path, data: Path, drop_ins: dict[str, str], expected: s
     for name, folder in drop_ins.items():
         write(
             config / name,
-            f"<clickhouse><user_scripts_path> {folder}/\n</user_scripts_path></clickhouse>",
+            f"<clickhouse><user_scripts_path>{folder}/</user_scripts_path></clickhouse>",
         )
     assert discover(config, data).user_scripts == Path(expected)
 
@@ -106,7 +106,15 @@ def test_symlinked_data_folder_is_the_same_folder(config: Path, data: Path, tmp_
         ),
         (
             {"config.xml": "<clickhouse><user_scripts_path>x</user_scripts_path></clickhouse>"},
-            "make it an absolute path",
+            "is no absolute path",
+        ),
+        (
+            {"config.xml": "<clickhouse><user_files_path> /x </user_files_path></clickhouse>"},
+            "is no absolute path",
+        ),
+        (
+            {"config.xml": "<clickhouse><path>/a</path><path>/b</path></clickhouse>"},
+            "more than one <path>",
         ),
         (
             {"config.xml": "<clickhouse/>", "config.d/a.yml": "user_scripts_path: /x"},

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clickhouse_clip.udf.bundle import load_manifest
+from clickhouse_clip.udf.engines import openvino as engine
+from clickhouse_clip.udf.engines.openvino import load, resolve_precision
+from clickhouse_clip.udf.errors import BundleError
+from tests import toy
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.make_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_a_tower_encodes_batches_of_any_size(bundle: Path) -> None:
+    tower = load(bundle, load_manifest(bundle), "image", precision="fp32", threads=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, toy.SIDE, toy.SIDE, 3), np.uint8)
+    expected = np.stack([toy.image_vector(one) for one in pixels])
+    for count in (5, 1, 3):
+        vectors = tower.encode(pixels[:count])
+        assert vectors.dtype == np.float32
+        assert np.abs(normalised(vectors) - expected[:count]).max() < 1e-5
+
+
+def test_an_empty_batch_gives_no_rows(bundle: Path) -> None:
+    tower = load(bundle, load_manifest(bundle), "text", threads=1)
+    assert tower.encode(np.empty((0, 8), np.int64)).shape == (0, toy.DIM)
+
+
+def test_embeddings_are_the_caller_s_own(bundle: Path) -> None:
+    tower = load(bundle, load_manifest(bundle), "image", precision="fp32", threads=1)
+    first = tower.encode(np.full((1, toy.SIDE, toy.SIDE, 3), 200, np.uint8))
+    before = first.copy()
+    tower.encode(np.zeros((1, toy.SIDE, toy.SIDE, 3), np.uint8))
+    assert (first == before).all()
+
+
+def test_batches_need_not_be_contiguous(bundle: Path) -> None:
+    tower = load(bundle, load_manifest(bundle), "image", precision="fp32", threads=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, toy.SIDE, toy.SIDE, 3), np.uint8)
+    assert np.allclose(tower.encode(pixels[::2]), tower.encode(pixels)[::2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_only_the_tower_s_own_files_are_needed(tmp_path: Path, kind: str) -> None:
+    bundle = toy.make_bundle(tmp_path / "bundle")
+    manifest = load_manifest(bundle)
+    other = {"text": "image", "image": "text"}[kind]
+    (bundle / f"{other}.bin").unlink()
+    load(bundle, manifest, kind, threads=1)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=f"{other}.bin"):
+        load(bundle, manifest, other, threads=1)  # type: ignore[arg-type]
+
+
+def test_a_damaged_tower_is_refused(tmp_path: Path) -> None:
+    bundle = toy.make_bundle(tmp_path / "bundle")
+    manifest = load_manifest(bundle)
+    weights = bytearray((bundle / "text.bin").read_bytes())
+    weights[100] ^= 255
+    (bundle / "text.bin").write_bytes(weights)
+    with pytest.raises(BundleError, match="SHA-256"):
+        load(bundle, manifest, "text", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx2 avx512f avx512_bf16", "bf16"),
+        ("avx512f amx_bf16 amx_tile", "bf16"),
+        ("avx2 avx512f", "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, expected: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu sse2 {flags}\n")
+    monkeypatch.setattr(engine, "_CPUINFO", cpuinfo)
+    assert resolve_precision("auto") == expected
+    assert resolve_precision("fp32") == "fp32"
+    assert resolve_precision("bf16") == "bf16"
+
+
+def test_a_machine_that_does_not_tell_computes_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine, "_CPUINFO", tmp_path / "none")
+    assert resolve_precision("auto") == "fp32"
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+
+def test_importing_the_engine_loads_no_openvino() -> None:
+    done = run("import sys, clickhouse_clip.udf.engines.openvino; print('openvino' in sys.modules)")
+    assert done.stdout == "False\n"
+
+
+def test_loading_prints_nothing_and_sends_no_telemetry(bundle: Path) -> None:
+    done = run(
+        "import sys, pathlib\n"
+        "from clickhouse_clip.udf.bundle import load_manifest\n"
+        "from clickhouse_clip.udf.engines.openvino import load\n"
+        f"bundle = pathlib.Path({str(bundle)!r})\n"
+        "load(bundle, load_manifest(bundle), 'text', threads=1)\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]\n"
+    )
+    assert done.stdout == done.stderr == ""
