@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001, SIM905 - letters that look like others are what these texts are about
 from __future__ import annotations
 
 import bisect
@@ -18,16 +19,16 @@ from clickhouse_clip.udf.text import Tokenizer
 CONTEXT = 77
 COUNT = 12_000
 
-ODDITIES = (
-    "&amp; &amp;lt; & &; &eacute; &EACUTE; &#28; &#x1F600; &#128512; &nbsp; &notanentity; &amp;amp;"
-    " <b> </b> <!-- <start_of_text> <END_OF_TEXT> <end_of_text <ſtart_of_text> </w> a</w>"
-    " é e\u0301 Ã© â€™ schÃ¶n ﬁ ﬂ ß İ ı ſ 'ſ Σ ΑΣ ΟΔΟΣ. ά Ğ ŉ Ｆｕｌｌ ﾊﾛｰ 日本語 한국어 العربية עברית हिन्दी ไทย"
-    " 😂 😂😂😂 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ☃ ✓ ² ½ Ⅷ ٣ ① 12345 3.14 1,000 it's WE'RE 'LL o'clock ''''"
-    ' a_b-c.d e.g. C++ http://x.y/z?a=b&c=d #tag @name $5 100% ... !!!! ()[]{} \\ " ` ~ ^ |'
-).split(" ") + [
-    *"\x00 \x01 \x08 \x0b \x0e \x1b \x1c \x1f \x7f \x80 \x85 \x9f \xa0 \xad".split(" "),
-    *"\u200b \u200d \u2028 \u2029 \u202e \u2060 \ufeff \ufffc \ufffd \U000e0067".split(" "),
-    *("\x1b[31m", "\r\n", "\n", "\r", "\t", "\f", "  ", " \n ", "\u3000", "“", "”", "‘", "’", "…"),
+ODDITIES = [
+    *"&amp; &amp;lt; & &; &eacute; &EACUTE; &#28; &#x1F600; &#128512; &nbsp; &amp;amp; &no;".split(),
+    *"<b> </b> <!-- <start_of_text> <END_OF_TEXT> <end_of_text <ſtart_of_text> </w> a</w>".split(),
+    *"é e\u0301 Ã© â€™ schÃ¶n ﬁ ﬂ ß İ ı ſ 'ſ Σ ΑΣ ΟΔΟΣ. ά Ğ ŉ Ｆｕｌｌ ﾊﾛｰ ² ½ Ⅷ ٣ ①".split(),
+    *"日本語 한국어 العربية עברית हिन्दी ไทย 😂 😂😂😂 👩\u200d👩\u200d👧 🏳\u200d🌈 🇩🇪 ☃ ✓".split(),
+    *"12345 3.14 1,000 it's WE'RE 'LL o'clock '''' a_b-c.d e.g. C++ http://x.y/z?a=b&c=d".split(),
+    *'#tag @name $5 100% ... !!!! ()[]{} \\ " ` ~ ^ | “ ” ‘ ’ … \x1b[31m'.split(),
+    *map(chr, [*range(0x21), 0x7F, 0x80, 0x85, 0x9F, 0xA0, 0xAD, 0x200B, 0x200D, 0x2028, 0x2029]),
+    *map(chr, [0x202E, 0x2060, 0x3000, 0xFEFF, 0xFFFC, 0xFFFD, 0xE0067]),
+    *("\r\n", "  ", " \n "),
 ]
 
 

@@ -7,6 +7,7 @@ import sys
 import zlib
 from io import BytesIO
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -276,17 +277,14 @@ def test_damaged_files_give_a_picture_or_a_reason_and_nothing_else(kind: str) ->
             data[source.randrange(len(data))] = source.randrange(256)
         try:
             assert opened(bytes(data)).ndim == 3
-        except PictureError as error:
-            assert "BytesIO" not in str(error)
+        except PictureError:
+            assert reason(bytes(data))
 
 
 def test_any_error_of_a_decoder_is_a_picture_error(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(gradient(), "PNG")
     for error in (struct.error("x"), SyntaxError("x"), MemoryError(), EOFError(), AttributeError()):
-
-        def load(self: Image.Image, error: Exception = error) -> None:
-            raise error
-
+        load = Mock(side_effect=error)
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
         expected = (
             "not enough memory" if isinstance(error, MemoryError) else "PNG picture is damaged"

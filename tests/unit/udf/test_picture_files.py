@@ -211,10 +211,10 @@ def test_a_file_swapped_for_a_link_after_the_check_is_not_followed(
 
 
 def test_no_descriptor_is_left_open(root: Path, outside: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for path in ("a.jpg", "none", "sub", outside / "secret"):
         try:
             read(path, root)
         except PictureError:
             continue
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,7 +1,9 @@
+# ruff: noqa: RUF001 - letters that look like others are what these texts are about
 from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ def learn_merges(corpus: str, count: int) -> list[tuple[int, int]]:
     while len(merges) < count:
         counts: dict[tuple[int, int], int] = {}
         for word in words:
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 counts[pair] = counts.get(pair, 0) + 1
         if not counts:
             break
@@ -59,7 +61,7 @@ def merge_by_passes(word: bytes, merges: list[tuple[int, int]]) -> list[int]:
     ids[-1] += 256
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     while len(ids) > 1:
-        pair = min(zip(ids, ids[1:], strict=False), key=lambda pair: ranks.get(pair, len(merges)))
+        pair = min(pairwise(ids), key=lambda pair: ranks.get(pair, len(merges)))
         if pair not in ranks:
             break
         ids = merge_pass(ids, pair, FIRST_MERGE_ID + ranks[pair])
@@ -120,7 +122,10 @@ def test_skipping_the_repair_of_plain_text_changes_no_word(text: str) -> None:
     [
         ("", []),
         (" \t\r\n\f ", []),
-        ("A photo  of\na dog's 12 cats!!", "a photo of a dog 's 1 2 cats !!".split()),
+        (
+            "A photo  of\na dog's 12 cats!!",
+            ["a", "photo", "of", "a", "dog", "'s", "1", "2", "cats", "!!"],
+        ),
         ("<START_OF_TEXT>x<end_of_text>", ["<start_of_text>", "x", "<end_of_text>"]),
         ("it'll WE'RE", ["it", "'ll", "we", "'re"]),
         ("caf&eacute; &amp;amp; tea", ["café", "&", "tea"]),
