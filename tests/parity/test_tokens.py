@@ -20,10 +20,10 @@ CONTEXT = 77
 COUNT = 12_000
 
 ODDITIES = [
-    *"&amp; &amp;lt; & &; &eacute; &EACUTE; &#28; &#x1F600; &#128512; &nbsp; &amp;amp; &no;".split(),
+    *"&amp; &amp;lt; & &; &eacute; &EACUTE; &#28; &#x1F600; &#128512; &nbsp; &no;".split(),
     *"<b> </b> <!-- <start_of_text> <END_OF_TEXT> <end_of_text <ſtart_of_text> </w> a</w>".split(),
     *"é e\u0301 Ã© â€™ schÃ¶n ﬁ ﬂ ß İ ı ſ 'ſ Σ ΑΣ ΟΔΟΣ. ά Ğ ŉ Ｆｕｌｌ ﾊﾛｰ ² ½ Ⅷ ٣ ①".split(),
-    *"日本語 한국어 العربية עברית हिन्दी ไทย 😂 😂😂😂 👩\u200d👩\u200d👧 🏳\u200d🌈 🇩🇪 ☃ ✓".split(),
+    *"日本語 한국어 العربية עברית हिन्दी ไทย 😂 😂😂😂 👩\u200d👩\u200d👧 🏳\u200d🌈 🇩🇪 ☃".split(),
     *"12345 3.14 1,000 it's WE'RE 'LL o'clock '''' a_b-c.d e.g. C++ http://x.y/z?a=b&c=d".split(),
     *'#tag @name $5 100% ... !!!! ()[]{} \\ " ` ~ ^ | “ ” ‘ ’ … \x1b[31m'.split(),
     *map(chr, [*range(0x21), 0x7F, 0x80, 0x85, 0x9F, 0xA0, 0xAD, 0x200B, 0x200D, 0x2028, 0x2029]),

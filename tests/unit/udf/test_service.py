@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -42,6 +43,20 @@ def settings_file(tmp_path: Path, settings: Settings) -> Iterator[Path]:
     file.write_text(settings.to_json())
     yield file
     stop(settings)
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    """The root logger, which is afterwards as it was."""
+    logger = logging.getLogger()
+    level, handlers, raising = logger.level, list(logger.handlers), logging.raiseExceptions
+    yield logger
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(level)
+    logging.raiseExceptions = raising
+    logging.captureWarnings(False)
 
 
 def status(settings: Settings) -> dict[str, object] | None:
@@ -225,14 +240,13 @@ def test_another_users_peer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             service._check_peer(ours)
 
 
-def test_the_log_is_bounded(settings: Settings, settings_file: Path) -> None:
-    settings_file.write_text(replace(settings, log_max_bytes=4096).to_json())
-    for _ in range(30):
-        connect(str(settings_file), "encode_text", 0).close()
-        stop(settings)
+def test_the_log_is_bounded(settings: Settings, root_logger: logging.Logger) -> None:
+    service._open_log(replace(settings, log_max_bytes=8192))
+    for number in range(1000):
+        root_logger.info("line %d of some length, so that the file is soon full", number)
         total = sum(file.stat().st_size for file in settings.log_file.parent.iterdir())
-        assert total <= 4096
-    assert len(list(settings.log_file.parent.iterdir())) == 2
+        assert total <= 8192
+    assert "line 999" in settings.log_file.read_text()
 
 
 def test_clip_encoder(

@@ -95,7 +95,7 @@ def test_the_byte_order_is_a_permutation_that_starts_with_printable_ascii() -> N
     assert bytes(BYTE_ORDER[:94]) == bytes(range(0x21, 0x7F))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.text("abcd", min_size=1, max_size=60))
 def test_merging_by_heap_equals_merging_by_passes(word: str) -> None:
     tokenizer = Tokenizer(np.array(MERGES), 1000)
@@ -110,7 +110,7 @@ PLAIN = st.text(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(PLAIN)
 def test_skipping_the_repair_of_plain_text_changes_no_word(text: str) -> None:
     assert not text.encode().translate(None, text_module._PLAIN)
