@@ -163,6 +163,10 @@ def _convert(
             ) from error
         if float16:
             _store_as_float16(openvino, converted)
+        # OpenVINO counts its nodes' names through a process's life; named anew, the same weights
+        # make the same file.
+        for number, node in enumerate(converted.get_ordered_ops()):
+            node.set_friendly_name(f"{node.get_type_name()}_{number}")
         openvino.save_model(converted, staging / f"{kind}.xml", compress_to_fp16=False)
 
 

@@ -20,6 +20,10 @@ from clickhouse_clip.udf import __version__, frames
 from clickhouse_clip.udf.errors import ServiceError
 
 SOCKET_NAME = "encoder.sock"
+
+#: Isolated, and writing no .pyc files: whose they would be depends on who asks first.
+_SERVICE = ("-IBm", "clickhouse_clip.udf.service")
+
 _LOCK_NAME = "encoder.lock"
 
 #: A service is up in about 0.1 s; a machine that needs longer than this is in real trouble.
@@ -213,7 +217,7 @@ def _start(settings_path: str) -> None:
     listening, ready = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-IBm", "clickhouse_clip.udf.service", settings_path, str(ready)],
+            [sys.executable, *_SERVICE, settings_path, str(ready)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -24,8 +24,17 @@ ALLOWED = {
     "udf.catalog": {"udf.native"},
     "udf.settings": {"udf.errors"},
     "udf.bundle": {"udf.errors"},
+    "udf.cpus": set(),
+    "udf.text": {"udf.bundle", "udf.errors"},
+    "udf.resampling": set(),
+    "udf.image": {"udf.bundle", "udf.errors", "udf.resampling"},
+    "udf.picture_files": {"udf.errors"},
+    "udf.engines.openvino": {"udf.bundle", "udf.cpus", "udf.errors", "udf.settings"},
     "udf.scheduler": {"udf.engines"},
     "udf.windows": {"udf.errors", "udf.scheduler"},
+    "udf.towers": set(),
+    "udf.open_clip_models": {"udf.bundle", "udf.errors"},
+    "udf.control": {"udf", "udf.errors", "udf.launch", "udf.settings"},
     "udf.engines": set(),
 }
 
@@ -66,10 +75,17 @@ def test_a_module_imports_only_what_is_below_it(module: str) -> None:
     assert ours(modules()[module]) <= ALLOWED[module]
 
 
-def test_udf_never_imports_the_installer() -> None:
+def test_udf_never_imports_what_is_built_on_it() -> None:
     for module, path in modules().items():
         if module.startswith("udf"):
             assert not any(name.startswith(("installer", "demo", "sql")) for name in ours(path))
+
+
+def test_the_installer_imports_of_udf_only_what_describes_it() -> None:
+    allowed = {"udf", "udf.catalog", "udf.bundle", "udf.settings", "udf.errors", "udf.launch"}
+    for module, path in modules().items():
+        if module.startswith("installer"):
+            assert {name for name in ours(path) if name.startswith("udf")} <= allowed
 
 
 def test_only_the_export_imports_torch() -> None:
