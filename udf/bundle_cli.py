@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--fp16",
         action="store_true",
-        help="store weights as float16 where that loses nothing: half the disk, more memory",
+        help="store weights as float16: half the disk, more memory (exact for OpenAI's weights)",
     )
     check = commands.add_parser("verify", help="check a bundle's manifest and files")
     check.add_argument("directory", metavar="DIR", type=Path)

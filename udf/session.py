@@ -22,7 +22,7 @@ _READ_SIZE = 1 << 18
 #: Texts in a window: enough that a batch finds its like in length, few enough to answer often.
 _TEXT_ROWS = 4096
 
-#: Pictures in a window: one batch of the image tower.
+#: Pictures in a window: some batches of the image tower.
 _PICTURE_ROWS = 32
 
 #: A window also ends here, so that large pictures given as bytes do not pile up.

@@ -1,8 +1,8 @@
 """Windows: some rows of a block, from raw values to embeddings.
 
 A block of 65,000 rows is answered in windows, so that what the service holds is bounded: texts in
-windows large enough to be sorted by length, pictures in windows of one batch, so that one window is
-decoded while another is encoded.
+windows large enough to be sorted by length, pictures in small ones, so that one window is decoded
+while another is encoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_batches_are_bounded_and_hold_texts_of_like_length(
 ) -> None:
     submit_texts(scheduler, [5, 70] * 1000).wait()
     batches = towers["text"].batches
-    assert all(batch.size <= 2048 for batch in batches)
+    assert all(batch.size <= 2048 for batch in batches)  # the most tokens of a batch
     mixed = [batch for batch in batches if batch.shape[1] == 70 and (batch == 0).any()]
     assert len(mixed) <= 1  # where the one length runs out
 
@@ -125,7 +126,7 @@ def test_pictures_and_texts_take_turns(scheduler: Scheduler, towers: dict[str, F
     scheduler.submit(job, range(100), pixels)
     assert job.wait()[:, 0].tolist() == list(range(1, 101))
     assert len(texts.wait()) == 1000
-    assert max(map(len, towers["image"].batches)) <= 32
+    assert max(map(len, towers["image"].batches)) <= 64
 
 
 def test_a_failing_tower_fails_its_jobs_and_goes_on(
@@ -151,3 +152,16 @@ def test_embeddings_that_are_not_finite_are_an_error(scheduler: Scheduler) -> No
 
 def test_an_empty_job_is_done() -> None:
     assert Job("text", 0, 2, small=True).wait().shape == (0, 2)
+
+
+def test_batches_shrink_while_the_tower_is_slow(scheduler: Scheduler) -> None:
+    class Slow(FakeTower):
+        def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+            time.sleep(0.001 * batch.size)
+            return super().encode(batch)
+
+    slow = Slow()
+    scheduler.add_tower("text", slow)
+    submit_texts(scheduler, [8] * 300).wait()
+    assert len(slow.batches[0]) == 32
+    assert {len(batch) for batch in slow.batches[1:-1]} == {16}

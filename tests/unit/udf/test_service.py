@@ -170,16 +170,14 @@ def test_a_newer_worker_replaces_an_older_service(
     wait_until_gone(first)
 
 
-def test_an_older_worker_is_served(
-    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_worker_is_served(settings_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with connect(str(settings_file), "encode_text", 0):
         monkeypatch.setattr(launch, "__version__", "0.0.1")
         connect(str(settings_file), "encode_text", 0).close()
 
 
 def test_a_worker_of_another_protocol_is_told_so(
-    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connect(str(settings_file), "encode_text", 0):
         monkeypatch.setattr(frames, "PROTOCOL", 99)
