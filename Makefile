@@ -33,7 +33,7 @@ test: lint test-unit test-parity test-engines
 lint: .venv/test.stamp typing
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy $(addprefix -p clickhouse_clip.,udf installer config sql demo)
+	.venv/bin/mypy $(addprefix -p clickhouse_clip.,udf installer config sql demo) -p demo.train
 
 # The tests that need no torch, the embedded ones on the newest engine.
 test-unit: .venv/test.stamp

@@ -12,8 +12,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import openvino
-import openvino.opset13 as ops
 from numpy.typing import NDArray
 
 from clickhouse_clip.udf.bundle import (
@@ -24,6 +22,7 @@ from clickhouse_clip.udf.bundle import (
     TextSpec,
     describe_file,
 )
+from clickhouse_clip.udf.engines.openvino import import_openvino
 from clickhouse_clip.udf.text import BYTE_ORDER, FIRST_MERGE_ID
 
 DIM = 16
@@ -40,6 +39,8 @@ _PIXELS = _random.normal(size=(SIDE * SIDE * 3, DIM)).astype(np.float32)
 
 def make_bundle(directory: Path, *, scale: float = 1.0, name: str = "toy") -> Path:
     """Write the bundle; `scale` changes the first dimension only, which makes another model."""
+    openvino = import_openvino()
+    ops = openvino.opset13
     directory.mkdir(parents=True)
     factor = np.ones(DIM, np.float32)
     factor[0] = scale
