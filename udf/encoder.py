@@ -159,8 +159,13 @@ class Encoder:
             )
         if function.source == "path":
             row = read_picture(row, settings.image_roots, max_bytes=settings.max_bytes)
-        picture = open_picture(row, max_pixels=settings.max_pixels)
-        return preprocess(picture, self.manifest.image)
+        spec = self.manifest.image
+        picture = open_picture(
+            row,
+            max_pixels=settings.max_pixels,
+            reduce_for=spec if settings.reduced_decoding else None,
+        )
+        return preprocess(picture, spec)
 
     def _finish(self, vectors: Vectors) -> Vectors:
         """L2-normalise, where the settings say so."""

@@ -7,7 +7,8 @@ ClipError
 ├── ProtocolError       bytes that are no Native block or no frame
 ├── PictureError        one picture cannot be read; the row's error, never the service's
 ├── ServiceError        the encoder service cannot be started or reached
-└── InstallError        the functions cannot be placed
+├── InstallError        the functions cannot be placed
+└── LoadError           a shard of a data set cannot be loaded
 
 A message says what is wrong, where, and what to do about it: it is what an analyst reads in the
 query's exception.
@@ -44,3 +45,7 @@ class ServiceError(ClipError):
 
 class InstallError(ClipError):
     """The functions cannot be placed."""
+
+
+class LoadError(ClipError):
+    """A shard of a data set cannot be loaded."""

@@ -367,3 +367,37 @@ def test_pixels_are_the_caller_s_own() -> None:
     assert pixels.flags.c_contiguous
     assert pixels.dtype == np.uint8
     assert pixels.shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((447, 1000), (447, 1000)),
+        ((1000, 800), (1000, 800)),
+        ((1001, 900), (501, 450)),
+        ((2000, 3000), (500, 750)),
+        ((4000, 4100), (500, 513)),
+    ],
+)
+def test_a_large_jpeg_may_be_decoded_reduced(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    data = saved(gradient(*size), "JPEG", quality=92)
+    picture = open_picture(data, max_pixels=10**8, reduce_for=spec())
+    assert picture.size == decoded
+    whole = preprocess(open_picture(data, max_pixels=10**8), spec()).astype(int)
+    assert np.abs(preprocess(picture, spec()) - whole).max() <= 4
+
+
+def test_what_is_no_jpeg_is_never_reduced() -> None:
+    data = saved(gradient(2000, 1000), "PNG")
+    assert open_picture(data, max_pixels=10**8, reduce_for=spec()).size == (2000, 1000)
+
+
+def test_a_reduced_jpeg_is_still_upright_and_limited() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(gradient(2000, 1000), "JPEG", exif=exif)
+    assert open_picture(data, max_pixels=10**8, reduce_for=spec()).size == (500, 1000)
+    with pytest.raises(PictureError, match="2000x1000 pixels"):
+        open_picture(data, max_pixels=10**6, reduce_for=spec())
