@@ -385,8 +385,8 @@ def test_a_large_jpeg_may_be_decoded_reduced(
     data = saved(gradient(*size), "JPEG", quality=92)
     picture = open_picture(data, max_pixels=10**8, reduce_for=spec())
     assert picture.size == decoded
-    whole = preprocess(open_picture(data, max_pixels=10**8), spec()).astype(int)
-    assert np.abs(preprocess(picture, spec()) - whole).max() <= 4
+    whole = preprocess(open_picture(data, max_pixels=10**8), spec())
+    assert np.corrcoef(preprocess(picture, spec()).ravel(), whole.ravel())[0, 1] > 0.999
 
 
 def test_what_is_no_jpeg_is_never_reduced() -> None:
