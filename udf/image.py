@@ -72,8 +72,8 @@ def open_picture(
 
     Of several frames or pages it takes the first. 16-bit grey is scaled to 8 bits. With
     `reduce_for`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is still `_REDUCED` times
-    what the model takes. Raises `PictureError` for anything else than a whole picture in one of `FORMATS`, and for more
-    than `max_pixels`, before any pixel is decoded.
+    what the model takes. Raises `PictureError` for anything else than a whole picture in one of
+    `FORMATS`, and for more than `max_pixels`, before any pixel is decoded.
     """
     if not data:
         raise PictureError("it is empty")
