@@ -37,20 +37,24 @@ class Engine:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def start(self, sql: str) -> Future[Rows]:
-        """Begin a query; the future raises `QueryError` if it fails."""
+    def start(self, sql: str, **parameters: Any) -> Future[Rows]:
+        """Begin a query; the future raises `QueryError` if it fails.
+
+        `parameters` are ClickHouse's own, `{name:Type}`; older engines take none here.
+        """
         assert self.process.stdin is not None
         with self._lock:
             self._sent += 1
             answer: Future[Rows] = Future()
             self._answers[self._sent] = answer
-            self.process.stdin.write(json.dumps({"id": self._sent, "sql": sql}) + "\n")
+            request = {"id": self._sent, "sql": sql, "parameters": parameters or None}
+            self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         return answer
 
-    def query(self, sql: str, timeout: float = 300) -> Rows:
+    def query(self, sql: str, timeout: float = 300, **parameters: Any) -> Rows:
         """The rows of a query."""
-        return self.start(sql).result(timeout)
+        return self.start(sql, **parameters).result(timeout)
 
     def value(self, sql: str) -> Any:
         """The one value of a query."""

@@ -4,14 +4,15 @@ A process of its own, because an engine takes one configuration per process, bec
 live in other environments, and so that the engine's children are not the test runner's.
 
     python host.py DATA_DIR CONFIG_FILE
-    > {"id": 1, "sql": "SELECT 1"}
+    > {"id": 1, "sql": "SELECT {n:UInt8}", "parameters": {"n": 1}}
     < {"id": 1, "rows": [[1]]}          or {"id": 1, "error": "..."}
 
-Requests run in parallel, each in a thread.
+Requests run in parallel, each in a thread; with engines before 26 one after another.
 """
 
 import json
 import os
+import queue
 import sys
 import threading
 
@@ -24,21 +25,26 @@ def open_engine(data_dir, config_file):
         from chdb import session
 
         engine = session.Session(f"{data_dir}?config-file={config_file}")
-        return lambda sql: rows_of(str(engine.query(sql, "JSONCompact")))
+        return lambda sql, _parameters: rows_of(str(engine.query(sql, "JSONCompact")))
 
-    def run(sql):
-        words = sql.split(None, 1)[0].upper()
-        if words not in ("SELECT", "WITH", "EXPLAIN", "SHOW"):
-            client.command(sql)
-            return []
-        return [list(row) for row in client.query(sql).result_rows]
+    clients = queue.SimpleQueue()
 
-    client = clickhouse_connect.get_client(
-        interface="chdb",
-        path=data_dir,
-        chdb_options={"config-file": config_file},
-        autogenerate_session_id=False,
-    )
+    def run(sql, parameters):
+        # A client runs one query at a time; several of one process share the engine.
+        try:
+            client = clients.get_nowait()
+        except queue.Empty:
+            client = clickhouse_connect.get_client(
+                interface="chdb", path=data_dir, chdb_options={"config-file": config_file}
+            )
+        try:
+            if sql.split(None, 1)[0].upper() not in ("SELECT", "WITH", "EXPLAIN", "SHOW"):
+                client.command(sql, parameters=parameters)
+                return []
+            return [list(row) for row in client.query(sql, parameters=parameters).result_rows]
+        finally:
+            clients.put(client)
+
     return run
 
 
@@ -55,7 +61,7 @@ def main():
 
     def answer(request):
         try:
-            result = {"rows": run(request["sql"])}
+            result = {"rows": run(request["sql"], request["parameters"])}
         except Exception as error:
             result = {"error": str(error)}
         text = json.dumps({"id": request["id"], **result}, default=str)
