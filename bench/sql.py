@@ -49,7 +49,7 @@ def latencies_under_load(
 ) -> tuple[list[float], bool]:
     """Seconds of a search query for each text while the queries in `load` run.
 
-    Ends with the texts, or when the first of `load` has finished; false says that it was the latter.
+    Ends with the texts, or when the first of `load` has finished, which false stands for.
     """
     running = [engine.start(sql) for sql in load]
     time.sleep(3)  # until towers are loaded and lanes are full

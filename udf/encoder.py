@@ -79,7 +79,7 @@ class Encoder:
                 "image": Batching(lambda _: 0, np.stack),
             }
         )
-        self._pool = ThreadPoolExecutor(self._threads, "decode")
+        self._pool = ThreadPoolExecutor(self._threads, "decode", _step_back)
 
     @property
     def waiting(self) -> int:
@@ -189,6 +189,11 @@ class Encoder:
             **self.counters.report(),
             "waiting": self.waiting,
         }
+
+
+def _step_back() -> None:
+    """Let decoding use what encoding leaves of the processors: a search must not wait for it."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 def _text(row: bytes | Oversized) -> bytes:
