@@ -112,6 +112,13 @@ def engine(server: Server) -> Iterator[Engine]:
     engine.close()
 
 
+def skip_without_vector_index(engine: Engine) -> None:
+    """End the test as skipped on an engine that has no such indexes."""
+    version = tuple(int(part) for part in engine.value("SELECT version()").split(".")[:2])
+    if version < (26, 0):
+        pytest.skip("the embedded builds of 24.8 and 25.8 have no vector_similarity indexes")
+
+
 def pixels(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The pixels of picture `number`: 8 x 8, so that preprocessing leaves them as they are."""
     random = np.random.default_rng(number)

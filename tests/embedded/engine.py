@@ -22,7 +22,7 @@ class Engine:
     def __init__(self, python: Path, data_dir: Path, config_file: Path) -> None:
         self.process = subprocess.Popen(
             [
-                str(python),
+                str(python.absolute()),
                 str(Path(__file__).with_name("host.py")),
                 str(data_dir),
                 str(config_file),
@@ -30,6 +30,8 @@ class Engine:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Where a server looks for relative paths; the embedded engine takes its own folder.
+            cwd=data_dir / "user_files",
         )
         self._answers: dict[int, Future[Rows]] = {}
         self._lock = threading.Lock()

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedded.conftest import Server, assert_vectors, pixels, save_picture
+from tests.embedded.conftest import (
+    Server,
+    assert_vectors,
+    pixels,
+    save_picture,
+    skip_without_vector_index,
+)
 from tests.embedded.engine import Engine, QueryError
 from tests.toy import image_vector
 
@@ -131,9 +137,7 @@ def test_outside_of_the_allowed_folders(engine: Engine, server: Server, tmp_path
 
 
 def test_an_index_finds_by_text_and_by_picture(engine: Engine) -> None:
-    version = tuple(int(part) for part in engine.value("SELECT version()").split(".")[:2])
-    if version < (26, 0):
-        pytest.skip("the embedded builds of 24.8 and 25.8 have no vector_similarity indexes")
+    skip_without_vector_index(engine)
     engine.query("DROP TABLE IF EXISTS pictures")
     engine.query(
         "CREATE TABLE pictures (name String, v Array(Float32), "
