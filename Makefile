@@ -19,7 +19,7 @@ OLD_ENGINES := 24.8 25.8 26.1 26.5
 
 PIP := -m pip install --disable-pip-version-check
 # What pip is doing, a line for each package.
-PROGRESS := grep --line-buffered --extended-regexp --only-matching '^(Collecting [A-Za-z0-9_.-]+|Installing)'
+PROGRESS := { grep --line-buffered --extended-regexp --only-matching '^(Collecting [A-Za-z0-9_.-]+|Installing)' || true; }
 
 .PHONY: demo
 demo: .venv/demo.stamp
@@ -75,6 +75,25 @@ test-engine-%: .venv/test.stamp .venv-%/stamp
 	@.venv-$*/bin/python $(PIP) $(ENGINE_$*) | $(PROGRESS)
 	@touch $@
 	@echo
+
+# Recall and latency of the vector index over its settings, as a table, JSON and a picture.
+# make recall ROWS=1000000 takes an hour or more, most of it for building indexes.
+ROWS ?= 200000
+.PHONY: recall
+recall: .venv/demo.stamp
+	.venv/bin/python -m bench.recall --rows $(ROWS) --output bench/results
+	.venv/bin/python -m bench.recall_plot bench/results/recall.json
+
+# The functions beside the guide's way, peers and limits: a table, bench/results/*.json and pictures.
+.PHONY: bench bench-quick
+bench: .venv-export/bench.stamp
+	.venv-export/bin/python -m bench.run
+bench-quick: .venv-export/bench.stamp
+	.venv-export/bin/python -m bench.run --quick
+
+.venv-export/bench.stamp: .venv-export/stamp
+	@.venv-export/bin/python $(PIP) --editable '.[bench]' | $(PROGRESS)
+	@touch $@
 
 # mypy looks for clickhouse_clip.udf in clickhouse_clip/udf, which is only a name of udf/.
 .PHONY: typing

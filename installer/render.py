@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clickhouse_clip.config import render
 from clickhouse_clip.installer.discover import Server
+from clickhouse_clip.installer.record import Options
 from clickhouse_clip.udf import catalog
 from clickhouse_clip.udf.errors import InstallError
 
@@ -14,20 +15,26 @@ from clickhouse_clip.udf.errors import InstallError
 _SHEBANG_MAX_BYTES = 127
 
 
-def functions_xml(pool_size: int) -> str:
+def functions_xml(options: Options) -> str:
     """The definitions of all functions in the catalog."""
     return render(
         "functions.xml.j2",
         functions=catalog.FUNCTIONS,
         return_type=catalog.RETURN_TYPE,
         return_name=catalog.RETURN_NAME,
-        pool_size=pool_size,
+        pool_size=options.pool_size,
+        prefix=options.prefix,
     )
 
 
 def drop_in_xml(functions_file: Path) -> str:
     """The piece of server configuration that makes `functions_file` known beside all others."""
     return render("drop_in.xml.j2", functions_file=functions_file)
+
+
+def warmup_xml(function: str) -> str:
+    """The piece of server configuration that calls `function` once when the server starts."""
+    return render("warmup.xml.j2", function=function)
 
 
 def server_xml(server: Server) -> str:

@@ -24,7 +24,7 @@ SOCKET_NAME = "encoder.sock"
 #: Isolated, and writing no .pyc files: whose they would be depends on who asks first.
 _SERVICE = ("-IBm", "clickhouse_clip.udf.service")
 
-_LOCK_NAME = "encoder.lock"
+LOCK_NAME = "encoder.lock"
 
 #: A service is up in about 0.1 s; a machine that needs longer than this is in real trouble.
 _START_SECONDS = 60.0
@@ -68,6 +68,8 @@ def connect(settings_path: str, function: str, skip: int) -> socket.socket:
 
 def request_report(runtime_dir: str, role: str) -> dict[str, object] | None:
     """A running service's report, asked for it (`status`) or for its end (`stop`), or None."""
+    if not os.path.isdir(runtime_dir):
+        return None  # and asking does not make it: root may ask, to whom it must not belong
     directory = open_runtime_dir(runtime_dir)
     try:
         connection = _connect(directory)
@@ -185,10 +187,10 @@ class _Lock:
     def __enter__(self) -> None:
         flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._file = os.open(_LOCK_NAME, flags, 0o600, dir_fd=self._directory)
+            self._file = os.open(LOCK_NAME, flags, 0o600, dir_fd=self._directory)
         except OSError as error:
             raise ServiceError(
-                f"{self._runtime_dir}/{_LOCK_NAME} cannot be made ({error.strerror})"
+                f"{self._runtime_dir}/{LOCK_NAME} cannot be made ({error.strerror})"
             ) from error
         deadline = time.monotonic() + _START_SECONDS
         while True:

@@ -9,6 +9,7 @@ import pytest
 
 from clickhouse_clip.installer.discover import Server, standalone
 from clickhouse_clip.installer.plan import Plan, make_plan
+from clickhouse_clip.installer.record import Options
 from clickhouse_clip.udf.bundle import FILES, MANIFEST, FileEntry, ImageSpec, Manifest, TextSpec
 from clickhouse_clip.udf.settings import Settings
 
@@ -49,4 +50,13 @@ def settings(server: Server, bundle: Path) -> Settings:
 
 @pytest.fixture
 def plan(server: Server, settings: Settings) -> Plan:
-    return make_plan(server, settings, interpreter=Path(sys.executable), pool_size=8)
+    return make_plan(server, settings, interpreter=Path(sys.executable), options=Options(8))
+
+
+@pytest.fixture(autouse=True)
+def _no_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever listens on this machine is none of the tests' business."""
+    monkeypatch.setenv("CLICKHOUSE_HOST", "localhost")
+    for name in ("CLICKHOUSE_HOST", "CLICKHOUSE_PORT", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("clickhouse_clip.installer.verify.Address.answers", lambda _: False)

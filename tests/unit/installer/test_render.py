@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from clickhouse_clip.installer.discover import standalone
-from clickhouse_clip.installer.render import drop_in_xml, functions_xml, server_xml
+from clickhouse_clip.installer.record import Options
+from clickhouse_clip.installer.render import drop_in_xml, functions_xml, server_xml, warmup_xml
 from clickhouse_clip.udf import catalog
 
 ODD = Path('/srv/Tom & Jerry\'s <"data">')
@@ -14,7 +15,7 @@ ODD = Path('/srv/Tom & Jerry\'s <"data">')
 
 @pytest.mark.parametrize("function", catalog.FUNCTIONS, ids=lambda function: function.name)
 def test_every_function_of_the_catalog_is_defined(function: catalog.SqlFunction) -> None:
-    root = ElementTree.fromstring(functions_xml(8).encode())
+    root = ElementTree.fromstring(functions_xml(Options(8)).encode())
     (found,) = [entry for entry in root if entry.findtext("name") == function.name]
     assert found.findtext("command") == f"{function.script} {function.name}"
     assert [entry.findtext("name") for entry in found.findall("argument")] == [function.argument]
@@ -22,13 +23,13 @@ def test_every_function_of_the_catalog_is_defined(function: catalog.SqlFunction)
 
 
 def test_nothing_else_is_defined() -> None:
-    root = ElementTree.fromstring(functions_xml(8).encode())
+    root = ElementTree.fromstring(functions_xml(Options(8)).encode())
     assert root.tag == "functions"
     assert len(root) == len(catalog.FUNCTIONS)
 
 
 def test_every_setting_that_has_a_bad_or_changing_default_is_set() -> None:
-    for function in ElementTree.fromstring(functions_xml(8).encode()):
+    for function in ElementTree.fromstring(functions_xml(Options(8)).encode()):
         settings = {entry.tag: entry.text for entry in function if entry.tag != "argument"}
         del settings["name"], settings["command"]
         assert settings == {
@@ -66,3 +67,11 @@ def test_server_config_holds_odd_paths_unharmed() -> None:
     assert root.findtext("user_files_path") == f"{ODD}/data/user_files/"
     assert root.findtext("user_scripts_path") == f"{ODD}/data/user_scripts/"
     assert root.findtext("user_defined_executable_functions_config") == "*_function.*ml"
+
+
+def test_warm_up_stays_apart_from_other_startup_scripts() -> None:
+    root = ElementTree.fromstring(warmup_xml("encode_text").encode())
+    (scripts,) = root.findall("startup_scripts/scripts")
+    assert scripts.attrib == {"owner": "clickhouse-clip"}
+    assert "name = 'encode_text'" in (scripts.findtext("condition") or "")
+    assert root.find("startup_scripts/throw_on_error") is None

@@ -264,6 +264,7 @@ def test_clip_encoder(
     option = ["--settings", str(settings_file)]
     assert clip_encoder(["status", *option]) == 3
     assert "no encoder service runs" in capsys.readouterr().err
+    assert not settings.runtime_dir.exists()
     with connect(str(settings_file), "encode_text", 0):
         assert clip_encoder(["status", *option]) == 0
         text = capsys.readouterr().out
