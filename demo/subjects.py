@@ -23,8 +23,8 @@ def emoji(queries: Sequence[str]) -> Subject:
             "happy face",
             "vehicle that flies",
             "sea animal",
-            "music",
-            "bad weather",
+            "musical instrument",
+            "weather",
         ),
         examples=("dog-face.webp", "guitar.webp", "rocket.webp"),
         labels=(

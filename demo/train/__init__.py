@@ -1,0 +1,1 @@
+"""Training of the demo model: a small CLIP taught on openly licensed emoji art."""
