@@ -103,6 +103,7 @@ def write_csv(folder: Path) -> None:
 def import_csv(folder: Path) -> None:
     """The import of what `write_csv` wrote."""
     import clickhouse_connect
+
     from clickhouse_clip.sql.statements import read_statements
 
     client = clickhouse_connect.get_client(dsn=f"chdb://{folder}/db")

@@ -37,8 +37,8 @@ RESCORING = {"vector_search_with_rescoring": 1, "vector_search_index_fetch_multi
 class Recall:
     """One measurement; `result` is what it came to."""
 
-    def __init__(self, folder: Path, rows: int, queries: int) -> None:
-        self._folder, self._rows, self._queries = folder, rows, queries
+    def __init__(self, folder: Path, output: Path, rows: int, queries: int) -> None:
+        self._folder, self._output, self._rows, self._queries = folder, output, rows, queries
         self.result: dict[str, Any] = {"rows": rows, "queries": queries, "tables": {}, "found": []}
 
     def run(self) -> None:
@@ -55,10 +55,10 @@ class Recall:
                     Loader(database, str(self._folder / "laion"), table).load(shard)
             shutil.rmtree(self._folder / "laion")
         self._queries_and_truth()
+        self.result["sizes"] = self._sizes()
         for table, quantisation in (("laion", "bf16"), ("lean", "bf16"), ("laion", "i8")):
             self._build(table, quantisation)
             self._search(table, quantisation)
-        self.result["sizes"] = self._sizes()
 
     def _queries_and_truth(self) -> None:
         *prepare, self._statement, self._report = read_statements("recall.sql")
@@ -122,6 +122,8 @@ class Recall:
         self.result["found"] = [
             dict(zip(report.column_names, row, strict=True)) for row in report.result_rows
         ]
+        # After each index: a build may take hours.
+        self._output.write_text(json.dumps(self.result, indent=1) + "\n")
 
     def _sizes(self) -> dict[str, int]:
         """Bytes on disk of the columns of both tables, without indexes."""
@@ -148,13 +150,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench/results"))
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="recall-"))
-    recall = Recall(folder, arguments.rows, arguments.queries)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    output = arguments.output / "recall.json"
+    recall = Recall(folder, output, arguments.rows, arguments.queries)
     try:
         recall.run()
     finally:
         shutil.rmtree(folder)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "recall.json").write_text(json.dumps(recall.result, indent=1) + "\n")
     for row in recall.result["found"]:
         print(
             f"{row['setting']:45} k {row['k']:3}  recall {row['recall']:.3f}  "
