@@ -298,7 +298,11 @@ def test_an_interrupted_export_leaves_nothing(
         *("--model-config", str(good / "small-model.json")),
         *("--checkpoint", str(good / "weights.safetensors"), "--output", str(tmp_path / "out")),
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # What a shell starts in the background ignores SIGINT, and so would the export below it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stderr is not None
         for line in process.stderr:
             if "exporting the image tower" in line:
