@@ -5,7 +5,6 @@ Towers, tokenizer and the libraries that they need are loaded when a function fi
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import threading
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from clickhouse_clip.udf import cpus
 from clickhouse_clip.udf.bundle import Manifest
 from clickhouse_clip.udf.catalog import SqlFunction
-from clickhouse_clip.udf.engines import Tower
+from clickhouse_clip.udf.engines import Tower, openvino
 from clickhouse_clip.udf.errors import BundleError, PictureError, ProtocolError
 from clickhouse_clip.udf.native import Oversized
 from clickhouse_clip.udf.scheduler import SMALL_ROWS, Batching, Job, Scheduler, TowerName
@@ -111,16 +110,11 @@ class Encoder:
             _log.info("loaded the %s tower in %.2f s", name, perf_counter() - started)
 
     def _load_tower(self, name: TowerName) -> Tower:
-        engine = importlib.import_module("clickhouse_clip.udf.engines.openvino")
-        self.precision = engine.resolve_precision(self.settings.precision)
-        tower: Tower = engine.load(
-            self.settings.bundle,
-            self.manifest,
-            name,
-            precision=self.precision,
-            threads=self._threads,
+        precision = openvino.resolve_precision(self.settings.precision)
+        self.precision = precision
+        return openvino.load(
+            self.settings.bundle, self.manifest, name, precision=precision, threads=self._threads
         )
-        return tower
 
     def start(
         self, function: SqlFunction, rows: Sequence[bytes | Oversized], block_rows: int

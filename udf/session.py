@@ -58,7 +58,7 @@ class Session:
     def run(self) -> None:
         """Answer blocks until the worker leaves, or until the service retires."""
         data = self._connection.recv(_READ_SIZE)
-        while data and not (self.retiring and self.idle):
+        while data and not self.retiring:
             self.idle = False
             if not self._answer_block(data):
                 return
