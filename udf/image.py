@@ -1,21 +1,24 @@
 """Pictures: a file's bytes to RGB, and RGB to the pixels that the image tower takes.
 
 Nothing here reads a file or knows a path. Whatever Pillow makes of hostile bytes ends as one
-`PictureError` with a reason of a few words.
+`PictureError` with a reason of a few words; what a file may cost is in `picture_limits`.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
-from io import BytesIO
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from clickhouse_clip.udf.bundle import ImageSpec
 from clickhouse_clip.udf.errors import PictureError
+from clickhouse_clip.udf.picture_limits import PictureFile, check_scans, check_tags, check_tiles
 from clickhouse_clip.udf.resampling import resample, taps
 
 #: The only formats that are tried: decoders that are fuzzed, and no format that runs a program
@@ -30,9 +33,27 @@ FORMATS: tuple[str, ...] = (
     *(("AVIF",) if features.check("avif") else ()),
 )
 
-# Pillow's own limit is a constant that first warns, on stderr, and then fails; `open_picture` has
-# a limit that is a setting, and checks it at the same place: after the header, before the pixels.
-Image.MAX_IMAGE_PIXELS = None
+#: What a TIFF may be compressed with: what libtiff's own tools write today. Not among them: the
+#: decoders of ThunderScan, SGI's LogLuv and old-style JPEG; LZMA, whose files ask for any memory.
+TIFF_COMPRESSIONS: frozenset[str] = frozenset(
+    {
+        "raw",
+        "packbits",
+        "tiff_lzw",
+        "tiff_deflate",
+        "tiff_adobe_deflate",
+        "tiff_ccitt",
+        "group3",
+        "group4",
+        "jpeg",
+        "webp",
+        "zstd",
+    }
+)
+
+#: Pillow decodes these in Python, at 10 million pixels a second while all other threads wait.
+_RLE_PIXELS = 1 << 24
+
 # Pillow warns about what it reads all the same (odd EXIF, odd TIFF tags): nobody is there to see.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -66,34 +87,53 @@ _LONG_AXIS = 4096
 
 
 def open_picture(
-    data: bytes, *, max_pixels: int, reduce_for: ImageSpec | None = None
+    data: bytes,
+    *,
+    max_pixels: int,
+    reduce_for: ImageSpec | None = None,
+    take_room: Callable[[int], None] | None = None,
 ) -> Image.Image:
     """Decode a picture's bytes to mode RGB: upright, on white where it is transparent.
 
     Of several frames or pages it takes the first. 16-bit grey is scaled to 8 bits. With
     `reduce_for`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is still `_REDUCED` times
-    what the model takes. Raises `PictureError` for anything else than a whole picture in one of
-    `FORMATS`, and for more than `max_pixels`, before any pixel is decoded.
+    what the model takes. `take_room` is called once, before any pixel is decoded, with the number
+    of pixels that will be in memory. Raises `PictureError` for anything else than a whole picture
+    in one of `FORMATS`, and for more than `max_pixels`, before any pixel is decoded.
     """
     if not data:
         raise PictureError("it is empty")
+    # Pillow's own limit is a global, which it asks before it makes room for a WebP's canvas or a
+    # GIF's background. It refuses twice as many; the warning that it gives first is ignored above.
+    Image.MAX_IMAGE_PIXELS = max_pixels
     kind = ""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+        if data.startswith((b"II", b"MM")):
+            check_tags(data)
+            check_tiles(data, max_pixels)
+        file = PictureFile(data)
+        with Image.open(file, formats=FORMATS) as picture:
             kind = f" {picture.format}"
-            if picture.width * picture.height > max_pixels:
-                raise PictureError(
-                    f"it has {picture.width}x{picture.height} pixels,"
-                    f" more than {max_pixels} (setting max_pixels)"
-                )
+            _check(picture, data, file.tell(), max_pixels)
+            pixels = picture.width * picture.height
             if reduce_for is not None:
                 picture.draft(None, (_REDUCED * reduce_for.width, _REDUCED * reduce_for.height))
+                if not picture.info.get("progressive"):  # all of it is held until its last scan
+                    pixels = picture.width * picture.height
+            if take_room is not None:
+                take_room(pixels)
             picture.load()
             turn = _UPRIGHT.get(_orientation(picture))
             rgb = _to_rgb(picture)
             return rgb if turn is None else rgb.transpose(turn)
     except PictureError:
         raise
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        raise PictureError(
+            f"it has {count[0] if count else 'too many'} pixels,"
+            f" more than {max_pixels} (setting max_pixels)"
+        ) from error
     except UnidentifiedImageError as error:
         raise PictureError(f"it is no readable {', '.join(FORMATS)}") from error
     except MemoryError as error:
@@ -105,8 +145,29 @@ def open_picture(
         raise PictureError(f"the{kind} picture is {what}") from error
 
 
+def _check(picture: ImageFile.ImageFile, data: bytes, position: int, max_pixels: int) -> None:
+    """Refuse what would cost too much to decode; `position` is where its header ends."""
+    pixels = picture.width * picture.height
+    if pixels > max_pixels:
+        raise PictureError(
+            f"it has {picture.width}x{picture.height} pixels,"
+            f" more than {max_pixels} (setting max_pixels)"
+        )
+    if isinstance(picture, JpegImageFile):
+        check_scans(data, position)
+    codec = picture.tile[0].codec_name if picture.tile else ""
+    if codec == "bmp_rle" and pixels > _RLE_PIXELS:
+        raise PictureError(f"it is run-length encoded and has more than {_RLE_PIXELS} pixels")
+    compression = picture.info.get("compression")
+    if picture.format == "TIFF" and compression not in TIFF_COMPRESSIONS:
+        raise PictureError(f"its compression, {compression}, is not read")
+
+
 def _orientation(picture: Image.Image) -> Any:
     # After load(): PNG may keep EXIF behind the pixels, and TIFF turns itself while loading.
+    exif = picture.info.get("exif")
+    if isinstance(exif, bytes):
+        check_tags(exif.removeprefix(b"Exif\0\0"))
     try:
         return picture.getexif().get(_ORIENTATION)
     except Exception:  # A picture with broken EXIF is still a picture.

@@ -1,8 +1,8 @@
 """Reading a picture's file by the path that a row holds.
 
 A path comes from whoever may write SQL, and the file is read as the server's user. So only what
-lies inside the allowed folders is opened, and nothing but regular files; and an error about a path
-outside says nothing about whether it exists.
+lies inside the allowed folders is opened, and nothing but regular files. A path that leads outside
+by its name is not even looked at, so neither an error nor the time it takes tells what is there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ _KINDS = {
 def read_picture(path: bytes, roots: Sequence[Path], *, max_bytes: int) -> bytes:
     """The bytes of the file at `path`: at most `max_bytes` of them.
 
-    A relative path starts at `roots[0]`. Symbolic links are followed, and where they end must lie
-    inside one of `roots`. Raises `PictureError` with the reason; the caller adds row and path.
+    A relative path starts at `roots[0]`; an absolute one begins with one of `roots`, by that name
+    or by its real one. Symbolic links below are followed, and where they end must lie inside one of
+    `roots`. Raises `PictureError` with the reason; the caller adds row and path.
     """
     if not roots:
         raise PictureError("no folder is allowed to read pictures from (setting image_roots)")
@@ -51,9 +52,15 @@ def read_picture(path: bytes, roots: Sequence[Path], *, max_bytes: int) -> bytes
         raise PictureError("the path is empty")
     if b"\0" in path:
         raise PictureError("the path contains a NUL byte")
-    allowed = [os.path.realpath(os.fsencode(root)) for root in roots]
+    named = [os.path.normpath(os.fsencode(root)) for root in roots]
+    allowed = [os.path.realpath(root) for root in named]
+    # `..` is taken out by name: left to the file system, `/outside/x/../../root/a.jpg` would tell
+    # whether /outside/x is there.
+    path = os.path.normpath(b"/" + os.path.join(allowed[0], path).lstrip(b"/"))
+    if not _inside(path, (*named, *allowed)):
+        raise PictureError(_OUTSIDE)
     try:
-        with os.fdopen(_open(os.path.join(allowed[0], path), allowed), "rb") as file:
+        with os.fdopen(_open(path, allowed), "rb") as file:
             # One byte more than allowed tells, whatever size a growing file claimed.
             data = file.read(max_bytes + 1)
     except OSError as error:
@@ -65,12 +72,10 @@ def read_picture(path: bytes, roots: Sequence[Path], *, max_bytes: int) -> bytes
 
 
 def _open(path: bytes, allowed: Sequence[bytes]) -> int:
-    # `..` is taken out first, by name: left to the file system, `/outside/x/../../root/a.jpg` would
-    # tell whether /outside/x is there.
-    real = os.path.realpath(os.path.normpath(b"/" + path.lstrip(b"/")))
+    real = os.path.realpath(path)
     if not _inside(real, allowed):
         raise PictureError(_OUTSIDE)
-    # A folder on the way may become a link between that check and the opening. So it is opened as a
+    # What is on the way may become a link between that check and the opening. So it is opened as a
     # mere location, which reads nothing and waits for no pipe; only once the kernel says where that
     # location really is and what it is, that same file is opened for reading.
     location = os.open(real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +70,26 @@ def test_a_root_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert read("a.jpg", tmp_path / "link") == DATA
     assert read(root / "a.jpg", tmp_path / "link") == DATA
-    assert read(tmp_path / "link" / "a.jpg", root) == DATA
+    assert read(tmp_path / "link" / "a.jpg", tmp_path / "link") == DATA
+
+
+def test_a_path_that_is_outside_by_its_name_is_not_even_looked_at(
+    root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is mounted on demand or hangs, a link back inside: all the same."""
+    (outside / "back").symlink_to(root)
+    looked: list[str] = []
+    real_lstat = os.lstat
+
+    def lstat(path: object, **options: Any) -> os.stat_result:
+        looked.append(os.fsdecode(path))  # type: ignore[arg-type]
+        return real_lstat(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    for path in (outside / "back" / "a.jpg", outside / "none", "/proc/self/environ", "/net/x"):
+        looked.clear()
+        assert "outside the folders" in reason(path, root)
+        assert all(root.is_relative_to(name) for name in looked), looked
 
 
 def test_everything_may_be_a_root(root: Path) -> None:
@@ -178,9 +199,9 @@ def swapping(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], None]) -> None:
 
     def inside(path: bytes, allowed: list[bytes]) -> bool:
         result = check(path, allowed)
-        if not calls:
-            swap()
         calls.append(path)
+        if len(calls) == 2:  # the name has been checked, and where its links end
+            swap()
         return result
 
     monkeypatch.setattr(picture_files, "_inside", inside)
@@ -208,6 +229,107 @@ def test_a_file_swapped_for_a_link_after_the_check_is_not_followed(
 
     swapping(monkeypatch, swap)
     assert "symbolic link" in reason("a.jpg", root)
+
+
+def test_a_file_that_vanishes_after_the_check_is_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapping(monkeypatch, (root / "a.jpg").unlink)
+    assert reason("a.jpg", root) == "no such file"
+
+
+def test_a_file_swapped_for_a_pipe_is_not_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swap() -> None:
+        (root / "a.jpg").unlink()
+        os.mkfifo(root / "a.jpg")
+
+    swapping(monkeypatch, swap)
+    assert "a pipe" in reason("a.jpg", root)
+
+
+class Changing:
+    """Lets `change` run once a file is open and its first bytes have been read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, change: Callable[[int], None]) -> None:
+        self._open = os.fdopen
+        self._change = change
+        monkeypatch.setattr(os, "fdopen", self.fdopen)
+
+    def fdopen(self, descriptor: int, mode: str) -> Any:
+        self._change(descriptor)
+        return self._open(descriptor, mode)
+
+
+def test_a_file_that_grows_while_it_is_read_is_still_limited(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grow(_: int) -> None:
+        with (root / "a.jpg").open("ab") as file:
+            file.write(bytes(5000))
+
+    Changing(monkeypatch, grow)
+    assert "larger than 1000 bytes" in reason("a.jpg", root)
+
+
+def test_a_file_that_is_removed_while_it_is_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Changing(monkeypatch, lambda _: (root / "a.jpg").unlink())
+    assert read("a.jpg", root) == DATA
+
+
+def test_a_file_that_shrinks_while_it_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Changing(monkeypatch, lambda _: os.truncate(root / "sub" / "b.jpg", 3))
+    # A part of a picture is refused when it is decoded.
+    assert read("sub/b.jpg", root) == DATA[:3]
+
+
+def test_a_link_that_flips_while_it_is_read_never_leads_outside(root: Path, outside: Path) -> None:
+    """The race itself, with a thread that swaps a folder and a link as fast as it can."""
+    (root / "sub" / "secret").write_bytes(DATA)
+    (root / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def flip() -> None:
+        while not stop.is_set():
+            (root / "sub").rename(root / "aside")
+            (root / "link").rename(root / "sub")
+            (root / "sub").rename(root / "link")
+            (root / "aside").rename(root / "sub")
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        found = set()
+        for _ in range(3000):
+            try:
+                found.add(read("sub/secret", root))
+            except PictureError as error:
+                found.add(str(error).encode()[:20])
+    finally:
+        stop.set()
+        thread.join(60)
+    assert b"secret" not in found
+    assert DATA in found
+
+
+def test_a_hard_link_is_the_file_itself(root: Path, outside: Path) -> None:
+    """Nothing tells it from any other file: who may make links in a root decides what is in it."""
+    os.link(outside / "secret", root / "hard")
+    assert read("hard", root) == b"secret"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/proc/self/root{root}/a.jpg", "/proc/self/cwd/a.jpg", "/dev/fd/0", "/proc/thread-self/mem"],
+)
+def test_magic_links_lead_nowhere(root: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    assert "outside the folders" in reason(path.format(root=root), root)
+    (root / "magic").symlink_to(path.format(root="/etc"))
+    assert "outside the folders" in reason("magic/passwd", root)
 
 
 def test_no_descriptor_is_left_open(root: Path, outside: Path) -> None:
