@@ -13,7 +13,13 @@ Ids = tuple[int, int]
 
 def write(path: Path, content: bytes, mode: int, ids: Ids | None, mtime_ns: int | None) -> None:
     """Write a new file; `ids` (uid, gid) and `mtime_ns` None leave what the system gives it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    # A new file in any case: what is there may be a link that somebody has planted for root to
+    # write through, or be held open by them.
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         view = memoryview(content)
         while view:

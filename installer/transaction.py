@@ -198,20 +198,34 @@ def describe(error: OSError) -> str:
 def _look(change: Change) -> _Before:
     new = None if change.content is None else digest(change.content)
     try:
-        status = change.path.lstat()
+        content, status = _read(change.path)
     except FileNotFoundError:
         return _Before(str(change.path), new)
-    content = change.path.read_bytes()
     mode = stat.S_IMODE(status.st_mode)
     return _Before(str(change.path), new, digest(content), mode, status.st_uid, status.st_gid)
 
 
 def _copy(entry: _Before) -> None:
-    path = Path(entry.path)
-    status = path.stat()
+    content, status = _read(Path(entry.path))
     # Nobody but root gives files away, and a file of this user's is copied as this user's.
-    ids = (entry.uid, entry.gid) if os.geteuid() == 0 else None
-    disk.write(entry.copy, path.read_bytes(), entry.mode, ids, status.st_mtime_ns)
+    ids = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+    disk.write(entry.copy, content, stat.S_IMODE(status.st_mode), ids, status.st_mtime_ns)
+
+
+def _read(path: Path) -> tuple[bytes, os.stat_result]:
+    """A file's bytes, and what it is, of one and the same file.
+
+    The folder may be the server's user's, who could put a link to any file of root's there: a copy
+    of that would be theirs. So no link is followed. Raises `InstallError` for one, `OSError`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InstallError(f"{path}: is a symbolic link, and none is replaced; remove it") from None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(), os.fstat(descriptor)
 
 
 def _undo(entry: _Before) -> None:
@@ -219,7 +233,7 @@ def _undo(entry: _Before) -> None:
     disk.remove(Change(path, None).staged)
     try:
         now = _look(Change(path, None))
-    except OSError:
+    except (OSError, InstallError):
         now = None
     if entry.sha256 is None:
         # What somebody else has put there in the meantime is theirs.
