@@ -32,11 +32,22 @@ def stop(settings: Settings) -> bool:
         return False
     process = Path("/proc") / str(report["pid"])
     deadline = time.monotonic() + _STOP_SECONDS
-    while process.exists():
+    while _runs(process):
         if time.monotonic() > deadline:
             raise ServiceError(f"the encoder service {report['pid']} is still finishing its work")
         time.sleep(0.05)
     return True
+
+
+def _runs(process: Path) -> bool:
+    """Whether a process still runs, by its folder in /proc.
+
+    One that has ended may stay listed: in a container whose first process collects no orphans.
+    """
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def clear(settings: Settings) -> None:
