@@ -5,6 +5,11 @@
     image.xml/.bin   image tower: uint8 pixels (n, height, width, 3) -> float32 (n, dim)
     tokenizer.json   CLIP's byte-pair merges
 
+An export for CUDA adds, for open_clip to make the same towers of:
+
+    open_clip.json                           the model's configuration, and probes of its towers
+    text.safetensors, image.safetensors      the towers' weights
+
 Standard library only: the installer reads bundles, and loads no model library for it.
 """
 
@@ -30,6 +35,14 @@ TOWER_FILES: Mapping[str, tuple[str, ...]] = {
 }
 TOKENIZER = "tokenizer.json"
 FILES: tuple[str, ...] = (*TOWER_FILES["text"], *TOWER_FILES["image"], TOKENIZER)
+
+#: What either tower is made of on a GPU; the manifest names all of these files or none.
+CONFIGURATION = "open_clip.json"
+CUDA_TOWER_FILES: Mapping[str, tuple[str, ...]] = {
+    "text": (CONFIGURATION, "text.safetensors"),
+    "image": (CONFIGURATION, "image.safetensors"),
+}
+CUDA_FILES: tuple[str, ...] = (CONFIGURATION, "text.safetensors", "image.safetensors")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MANIFEST_MAX_BYTES = 1 << 20
@@ -98,6 +111,11 @@ class Manifest:
     files: Mapping[str, FileEntry]
     made_with: Mapping[str, str]
     identity: str
+
+    @property
+    def for_cuda(self) -> bool:
+        """Whether the bundle can be served on a GPU, too."""
+        return CONFIGURATION in self.files
 
     def to_json(self) -> bytes:
         """The bytes of the manifest's file; `identity` is their hash and no part of them."""
@@ -231,13 +249,14 @@ def describe_file(path: Path) -> FileEntry:
 
 def _files(reader: _Reader) -> dict[str, FileEntry]:
     # The names are fixed, so that no manifest can point outside of its folder.
-    if set(reader.values) != set(FILES):
-        raise BundleError(f"files: must be exactly {', '.join(FILES)}")
+    names = (*FILES, *CUDA_FILES) if CONFIGURATION in reader.values else FILES
+    if set(reader.values) != set(names):
+        raise BundleError(f"files: must be exactly {', '.join(names)}")
     return {
         name: FileEntry(
             reader.inner(name).take("sha256", _sha256), reader.inner(name).take("bytes", _natural)
         )
-        for name in FILES
+        for name in names
     }
 
 

@@ -2,7 +2,8 @@
 
 Both towers go through `torch.onnx.export(dynamo=True)`, the exporter that keeps batch and length
 dynamic, and become OpenVINO models. They are then run and compared with open_clip; only if they
-agree does the bundle appear under its name, whole.
+agree does the bundle appear under its name, whole. For CUDA, open_clip's configuration and the
+weights are stored beside them (`cuda_weights`), and what is read from there is compared, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
+from clickhouse_clip.udf import cuda_weights
 from clickhouse_clip.udf.bundle import (
+    CUDA_FILES,
     FILES,
     MANIFEST,
     TOKENIZER,
@@ -36,9 +38,12 @@ from clickhouse_clip.udf.bundle import (
     describe_file,
     load_manifest,
 )
-from clickhouse_clip.udf.engines.openvino import import_openvino, load
+from clickhouse_clip.udf.engines import Tower, openvino
+from clickhouse_clip.udf.engines import torch as torch_engine
+from clickhouse_clip.udf.engines.openvino import import_openvino
 from clickhouse_clip.udf.errors import ExportError
 from clickhouse_clip.udf.open_clip_models import CLIP_VOCABULARY, LoadedModel, Source, load_model
+from clickhouse_clip.udf.staging import new_bundle
 from clickhouse_clip.udf.text import BYTE_ORDER
 from clickhouse_clip.udf.towers import ImageTower, TextTower
 
@@ -53,7 +58,7 @@ FLOAT16_TOLERANCE = 1e-3
 #: Constants with fewer elements than this stay float32: they are small, and exact beyond doubt.
 _COMPRESSED_ELEMENTS = 1024
 
-_PACKAGES = (
+_PACKAGES: tuple[str, ...] = (
     "clickhouse-clip",
     "open_clip_torch",
     "torch",
@@ -64,38 +69,34 @@ _PACKAGES = (
 )
 
 
+#: Those of the part for CUDA.
+_CUDA_PACKAGES = ("safetensors", "timm")
+
+
 def export(
-    source: Source, output: Path, step: Callable[[str], None], *, float16: bool = False
+    source: Source,
+    output: Path,
+    step: Callable[[str], None],
+    *,
+    float16: bool = False,
+    cuda: bool = False,
 ) -> Manifest:
     """Export a model as the bundle `output`, a folder that must not be there yet.
 
     `step` is told what comes next. `float16` stores weights as float16: half the disk, and no
     change where they were float16 to begin with, as OpenAI's; but more memory in use, as only
     float32 weights stay in the mapped file (ViT-B/32 in bf16: 820 instead of 350 MB).
+    `cuda` adds what a GPU is served from, which is as large again.
     Raises `ExportError`; whatever happens, `output` is a whole and
     checked bundle or is not there.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ExportError(f"{output}: is already there; name another folder or remove it first")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise ExportError(f"{output}: cannot be made ({error.strerror})") from error
-    try:
-        manifest = _export(source, staging, step, float16)
-        for path in (*staging.iterdir(), staging):
-            # mkdtemp's folder is the owner's alone; the reader is the ClickHouse server's user.
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        staging.rename(output)
-    except OSError as error:
-        raise ExportError(f"{output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return manifest
+    with new_bundle(output) as staging:
+        return _export(source, staging, step, float16, cuda)
 
 
-def _export(source: Source, staging: Path, step: Callable[[str], None], float16: bool) -> Manifest:
+def _export(
+    source: Source, staging: Path, step: Callable[[str], None], float16: bool, cuda: bool
+) -> Manifest:
     step(f"loading {source.model} with {source.pretrained or source.checkpoint}")
     with _quiet():
         loaded = load_model(source)
@@ -116,6 +117,14 @@ def _export(source: Source, staging: Path, step: Callable[[str], None], float16:
     with torch.inference_mode():
         dim = int(text_tower(tokens).shape[1])
     text_spec = TextSpec(text_tower.context_length, CLIP_VOCABULARY, text_tower.causal, pad_id=0)
+    names: tuple[str, ...] = FILES
+    packages = _PACKAGES
+    if cuda:
+        step("storing the weights for CUDA")
+        towers, specs = (text_tower, image_tower), (text_spec, image_spec)
+        cuda_weights.write(staging, loaded.config, towers, specs, float16=float16)
+        names += CUDA_FILES
+        packages += _CUDA_PACKAGES
     step("hashing the files")
     manifest = Manifest(
         model=source.model,
@@ -124,17 +133,27 @@ def _export(source: Source, staging: Path, step: Callable[[str], None], float16:
         embedding_dim=dim,
         text=text_spec,
         image=image_spec,
-        files={name: describe_file(staging / name) for name in FILES},
+        files={name: describe_file(staging / name) for name in names},
         made_with={
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **{name: importlib.metadata.version(name) for name in packages},
         },
         identity="",
     )
     (staging / MANIFEST).write_bytes(manifest.to_json())
     manifest = load_manifest(staging)
     step("comparing the bundle with open_clip")
-    _check(loaded, staging, manifest, FLOAT16_TOLERANCE if float16 else TOLERANCE)
+    tolerance = FLOAT16_TOLERANCE if float16 else TOLERANCE
+
+    def on_cpu(kind: Literal["text", "image"]) -> Tower:
+        return openvino.load(staging, manifest, kind, precision="fp32")
+
+    def as_on_cuda(kind: Literal["text", "image"]) -> Tower:
+        return torch_engine.load(staging, manifest, kind, device="cpu", precision="fp32")
+
+    _check(loaded, on_cpu, manifest, tolerance)
+    if cuda:
+        _check(loaded, as_on_cuda, manifest, tolerance)
     return manifest
 
 
@@ -228,11 +247,16 @@ def _write_tokenizer(path: Path) -> None:
     path.write_text(json.dumps(values, separators=(",", ":")))
 
 
-def _check(loaded: LoadedModel, directory: Path, manifest: Manifest, tolerance: float) -> None:
+def _check(
+    loaded: LoadedModel,
+    load: Callable[[Literal["text", "image"]], Tower],
+    manifest: Manifest,
+    tolerance: float,
+) -> None:
     """Compare the exported towers with open_clip's, on random input of several shapes."""
     random = np.random.default_rng(0)
     text, image = manifest.text, manifest.image
-    tower = load(directory, manifest, "text", precision="fp32")
+    tower = load("text")
     shortest = 8 if text.causal else text.context_length
     for count, length in ((1, shortest), (3, 24), (2, text.context_length)):
         length = min(max(length, shortest), text.context_length)
@@ -243,7 +267,7 @@ def _check(loaded: LoadedModel, directory: Path, manifest: Manifest, tolerance: 
         with torch.inference_mode():
             expected = loaded.model.encode_text(torch.from_numpy(tokens)).numpy()
         _compare("text", tower.encode(tokens[:, :length]), expected, tolerance)
-    tower = load(directory, manifest, "image", precision="fp32")
+    tower = load("image")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (image.mean, image.std))
     for count in (1, 3):
         pixels = random.integers(0, 256, (count, image.height, image.width, 3), np.uint8)

@@ -1,6 +1,6 @@
 """open_clip models with their weights, and why one of them cannot become a bundle.
 
-Needs torch and open_clip; only `export` imports it.
+Needs torch and open_clip; only `export` and `engines.torch` import it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict
 
 from clickhouse_clip.udf.bundle import describe_file
 from clickhouse_clip.udf.errors import ExportError
@@ -43,12 +43,32 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode, float32, with the name and the SHA-256 of its weights."""
+    """A model in evaluation mode, float32, with the name and the SHA-256 of its weights.
+
+    config: what `build_model` makes the same architecture of.
+    """
 
     model: Any
     weights: str
     weights_sha256: str
-    quick_gelu: bool
+    config: dict[str, Any]
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether its activation is QuickGELU."""
+        return bool(self.config["quick_gelu"])
+
+
+def build_model(config: Mapping[str, Any]) -> CLIP | CustomTextCLIP:
+    """A model of this architecture (`LoadedModel.config`), in evaluation mode.
+
+    Its weights are random: under `torch.device("meta")` they take neither memory nor time.
+    """
+    # Or timm would download weights of its own.
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    options = {**config, "vision_cfg": vision}
+    make = CustomTextCLIP if options.pop("custom_text") else CLIP
+    return make(**options).eval()
 
 
 def load_model(source: Source) -> LoadedModel:
@@ -130,10 +150,13 @@ def _with_pretrained(name: str, tag: str, config: dict[str, Any]) -> LoadedModel
         path = Path(open_clip.download_pretrained(known))
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "QuickGELU mismatch")
-            model = open_clip.create_model(name, tag, force_quick_gelu=quick_gelu)
+            model = open_clip.create_model(
+                name, tag, force_quick_gelu=quick_gelu, weights_only=True
+            )
     except Exception as error:  # Anything that a hub client, a URL or torch raises.
         raise ExportError(f"{name}: cannot load the weights {tag!r}: {error}") from error
-    return LoadedModel(model.eval(), tag, describe_file(path).sha256, quick_gelu)
+    config = _as_built(model, config, quick_gelu)
+    return LoadedModel(model.eval(), tag, describe_file(path).sha256, config)
 
 
 def _with_checkpoint(
@@ -159,8 +182,14 @@ def _with_checkpoint(
     bad = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if bad:
         raise ExportError(f"{path}: {bad[0]} has values that are no finite numbers")
-    quick_gelu = bool(config.get("quick_gelu", False))
-    return LoadedModel(model.eval(), path.name, describe_file(path).sha256, quick_gelu)
+    config = _as_built(model, config, bool(config.get("quick_gelu", False)))
+    return LoadedModel(model.eval(), path.name, describe_file(path).sha256, config)
+
+
+def _as_built(model: Any, config: dict[str, Any], quick_gelu: bool) -> dict[str, Any]:
+    """The configuration with what `open_clip.create_model` decides beside it."""
+    custom_text = isinstance(model, CustomTextCLIP)
+    return {**config, "custom_text": custom_text, "quick_gelu": quick_gelu}
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

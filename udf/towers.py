@@ -1,6 +1,6 @@
 """The two towers of an open_clip model as modules of their own, in the form that is exported.
 
-Needs torch and open_clip; only `export` imports it.
+Needs torch and open_clip; only `export` and `engines.torch` import it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ from typing import Any
 import torch
 from open_clip.model import CLIP
 from torch import Tensor, nn
+
+
+def tensors_of(tower: nn.Module) -> dict[str, Tensor]:
+    """All that a tower computes with, by name: parameters, and buffers that `state_dict` omits."""
+    parameters = tower.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(tower.named_buffers(remove_duplicate=False))}
 
 
 class ImageTower(nn.Module):
@@ -87,4 +93,4 @@ class TextTower(nn.Module):
         # choice among equals is not the same in every runtime.
         ended = (tokens == self.end_id).to(torch.int64).cumsum(1)
         first = (ended == 0).to(torch.int64).sum(1)
-        return x[torch.arange(x.shape[0]), first]
+        return x[torch.arange(x.shape[0], device=x.device), first]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clickhouse_clip.udf.bundle import FILES, load_manifest, parse_manifest, verify
+from clickhouse_clip.udf.bundle import CUDA_FILES, FILES, load_manifest, parse_manifest, verify
 from clickhouse_clip.udf.errors import BundleError
 from tests.toy import make_bundle
 
@@ -133,3 +133,26 @@ def test_a_manifest_cannot_name_other_files(bundle: Path, name: str) -> None:
 
     with pytest.raises(BundleError, match="files: must be exactly"):
         parse_manifest(changed(bundle, change))
+
+
+def with_files(bundle: Path, names: tuple[str, ...]) -> bytes:
+    entry = {"sha256": "0" * 64, "bytes": 5}
+    return changed(bundle, lambda values: values["files"].update(dict.fromkeys(names, entry)))
+
+
+def test_a_manifest_names_all_that_a_gpu_needs_or_nothing_of_it(bundle: Path) -> None:
+    assert not load_manifest(bundle).for_cuda
+    manifest = parse_manifest(with_files(bundle, CUDA_FILES))
+    assert manifest.for_cuda
+    assert set(manifest.files) == {*FILES, *CUDA_FILES}
+    assert parse_manifest(manifest.to_json()).files == manifest.files
+    for name in CUDA_FILES:
+        rest = tuple(other for other in CUDA_FILES if other != name)
+        with pytest.raises(BundleError, match="files: must be exactly"):
+            parse_manifest(with_files(bundle, rest))
+
+
+def test_what_a_gpu_is_served_from_is_verified_with_the_rest(bundle: Path) -> None:
+    manifest = parse_manifest(with_files(bundle, CUDA_FILES))
+    with pytest.raises(BundleError, match=r"open_clip\.json: cannot be read"):
+        verify(bundle, manifest)
