@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
-from clickhouse_clip.udf.bundle import load_manifest, verify
+from clickhouse_clip.udf.bundle import Manifest, load_manifest, verify
 from clickhouse_clip.udf.errors import ClipError, ExportError
 
 
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "verify":
             _verify(arguments.directory)
+        elif arguments.command == "quantize":
+            _quantize(arguments.directory, arguments.output)
         else:
             _export(arguments)
     except ClipError as error:
@@ -65,6 +68,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="store weights as float16: half the disk, more memory (exact for OpenAI's weights)",
     )
+    export.add_argument(
+        "--cuda",
+        action="store_true",
+        help="store what a GPU is served from, too: about twice the disk",
+    )
+    quantize = commands.add_parser(
+        "quantize",
+        help="make an int8 bundle of one",
+        description="Make an int8 bundle of one: smaller, faster on most processors, and a little "
+        "less exact; says how much.",
+    )
+    quantize.add_argument("directory", metavar="DIR", type=Path)
+    quantize.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="the bundle; must not be there"
+    )
     check = commands.add_parser("verify", help="check a bundle's manifest and files")
     check.add_argument("directory", metavar="DIR", type=Path)
     return parser
@@ -75,6 +93,8 @@ def _verify(directory: Path) -> None:
     verify(directory, manifest)
     print(f"{directory} is whole: {manifest.model} with the weights {manifest.weights},")
     print(f"{manifest.embedding_dim} dimensions, identity {manifest.identity}")
+    if manifest.for_cuda:
+        print("with what a GPU is served from")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -82,11 +102,7 @@ def _export(arguments: argparse.Namespace) -> None:
         raise ExportError("--model-config takes its weights from --checkpoint, not --pretrained")
     if arguments.model is None and arguments.model_config is None:
         raise ExportError("name the model: --model NAME, or --model-config FILE")
-    started = perf_counter()
-
-    def step(what: str) -> None:
-        print(f"[{perf_counter() - started:6.1f} s] {what}", file=sys.stderr, flush=True)
-
+    step = _progress()
     step("importing torch and open_clip")
     try:
         from clickhouse_clip.udf.export import export
@@ -101,14 +117,50 @@ def _export(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.checkpoint,
         config_file=arguments.model_config,
     )
-    # As Ctrl-C: the temporary folder is removed on the way out.
+    with _sigterm_as_interrupt():
+        manifest = export(
+            source, arguments.output, step, float16=arguments.fp16, cuda=arguments.cuda
+        )
+    step(_ready(arguments.output, manifest))
+
+
+def _quantize(directory: Path, output: Path) -> None:
+    # numpy and OpenVINO are not needed to check a bundle.
+    from clickhouse_clip.udf import quantize
+
+    step = _progress()
+    with _sigterm_as_interrupt():
+        manifest, fidelity = quantize.quantize(directory, output, step)
+    for tower, each in fidelity.items():
+        step(
+            f"{tower} tower: cosine to the embeddings before {each.mean:.4f}, at least "
+            f"{each.least:.4f}"
+        )
+    step(_ready(output, manifest))
+
+
+def _progress() -> Callable[[str], None]:
+    started = perf_counter()
+
+    def step(what: str) -> None:
+        print(f"[{perf_counter() - started:6.1f} s] {what}", file=sys.stderr, flush=True)
+
+    return step
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """As Ctrl-C: the temporary folder is removed on the way out."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        manifest = export(source, arguments.output, step, float16=arguments.fp16)
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _ready(output: Path, manifest: Manifest) -> str:
     size = sum(entry.bytes for entry in manifest.files.values())
-    step(f"{arguments.output} is ready: {size / 1e6:.0f} MB, identity {manifest.identity[:12]}")
+    return f"{output} is ready: {size / 1e6:.0f} MB, identity {manifest.identity[:12]}"
 
 
 if __name__ == "__main__":
