@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if report is None:
         print("no encoder service runs; the next query starts one", file=sys.stderr)
         return 3
-    if arguments.command == "stop":
+    if arguments.command == "stop" and "version" not in report:
+        print(f"encoder service {report['pid']} did not answer and was killed")
+    elif arguments.command == "stop":
         print(f"encoder service {report['pid']} finishes its work and leaves")
     elif arguments.json:
         print(json.dumps(report, indent=2))
@@ -57,6 +59,7 @@ def _as_text(report: dict[str, Any]) -> str:
         "model": f"{report['model']} ({report['weights']})",
         "bundle": report["bundle"],
         "towers": ", ".join(report["towers"]) or "none loaded yet",
+        "device": report["device"],
         "precision": f"{report['precision']}, {report['threads']} threads",
         "uptime": f"{report['uptime_seconds']:,.0f} s",
         "workers": report["workers"],
@@ -69,6 +72,8 @@ def _as_text(report: dict[str, Any]) -> str:
         "process": f"{report['pid']}, version {report['version']}",
         "log": report["log_file"],
     }
+    if report["unused_gpu"]:
+        lines["device"] += f"; there is a GPU, but {report['unused_gpu']}"
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 

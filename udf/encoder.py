@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
@@ -18,17 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clickhouse_clip.udf import cpus
-from clickhouse_clip.udf.bundle import Manifest
+from clickhouse_clip.udf.bundle import TOKENIZER, TOWER_FILES, Manifest
 from clickhouse_clip.udf.catalog import SqlFunction
-from clickhouse_clip.udf.engines import Tower, openvino
+from clickhouse_clip.udf.engines import choice
 from clickhouse_clip.udf.errors import BundleError, PictureError, ProtocolError
 from clickhouse_clip.udf.native import Oversized
+from clickhouse_clip.udf.picture_limits import PixelRoom
 from clickhouse_clip.udf.scheduler import SMALL_ROWS, Batching, Job, Scheduler, TowerName
 from clickhouse_clip.udf.settings import Settings
+from clickhouse_clip.udf.sources import Sources
+from clickhouse_clip.udf.tasks import Tasks
 from clickhouse_clip.udf.text import Tokenizer, batch, padded_length
 from clickhouse_clip.udf.windows import PictureWindow, TextCache, TextWindow, Vectors
 
 _log = logging.getLogger(__name__)
+
+#: Of the pictures being decoded at one time, where that is more than one picture may have. A
+#: picture of 4 million takes some 70 MB at most.
+_PIXELS_PER_THREAD = 4 << 20
 
 
 class Counters:
@@ -57,17 +64,29 @@ class Counters:
 
 
 class Encoder:
-    """Encodes rows with the towers of one bundle; every method may be called from any thread."""
+    """Encodes rows with the towers of one bundle; every method may be called from any thread.
 
-    def __init__(self, settings: Settings, manifest: Manifest) -> None:
+    `device_lost` is called when the GPU has failed, so that nothing works on it in this process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        device_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.manifest = manifest
         self.counters = Counters()
-        self.precision = "not loaded"
+        self.device = self.precision = "not loaded"
+        self._unused_gpu = ""
+        self._device_lost = device_lost
         self._threads = settings.threads or cpus.usable_cpus()
         self._cache = TextCache(settings.cache_texts)
         self._loading = {"text": threading.Lock(), "image": threading.Lock()}
         self._loaded: dict[TowerName, bool] = {"text": False, "image": False}
+        self.tasks = Tasks()
+        self.sources: dict[TowerName, Sources] = {}
         self._tokenizer: Tokenizer | None = None
         self._scheduler = Scheduler(
             {
@@ -76,9 +95,11 @@ class Encoder:
                     lambda texts: batch(texts, manifest.text),
                 ),
                 "image": Batching(lambda _: 0, np.stack),
-            }
+            },
+            self.tasks,
         )
         self._pool = ThreadPoolExecutor(self._threads, "decode", _step_back)
+        self._room = PixelRoom(max(settings.max_pixels, self._threads * _PIXELS_PER_THREAD))
 
     @property
     def waiting(self) -> int:
@@ -96,25 +117,31 @@ class Encoder:
             if self._loaded[name]:
                 return
             started = perf_counter()
+            # Weights stay mapped: what is written into their file now would be encoded with.
+            files = (*TOWER_FILES[name], TOKENIZER)
+            sources = Sources(self.settings.bundle / file for file in files)
             if name == "text":
                 self._tokenizer = Tokenizer.load(self.settings.bundle, self.manifest)
             try:
-                tower = self._load_tower(name)
+                placed = choice.load(
+                    self.settings,
+                    self.manifest,
+                    name,
+                    threads=self._threads,
+                    lost=self._device_lost,
+                )
             except MemoryError as error:
                 raise BundleError(
                     f"the {name} tower of {self.settings.bundle} does not fit into the memory "
                     "that the encoder service may use"
                 ) from error
-            self._scheduler.add_tower(name, tower)
+            self._scheduler.add_tower(name, placed.tower, most_units=placed.batch_units)
+            self.device, self.precision = placed.device, placed.precision
+            self._unused_gpu = placed.unused_gpu
+            self.sources[name] = sources
             self._loaded[name] = True
-            _log.info("loaded the %s tower in %.2f s", name, perf_counter() - started)
-
-    def _load_tower(self, name: TowerName) -> Tower:
-        precision = openvino.resolve_precision(self.settings.precision)
-        self.precision = precision
-        return openvino.load(
-            self.settings.bundle, self.manifest, name, precision=precision, threads=self._threads
-        )
+            seconds = perf_counter() - started
+            _log.info("loaded the %s tower on %s in %.2f s", name, placed.device, seconds)
 
     def start(
         self, function: SqlFunction, rows: Sequence[bytes | Oversized], block_rows: int
@@ -132,7 +159,8 @@ class Encoder:
         job = Job("image", len(rows), self.manifest.embedding_dim, small=small)
         pictures = PictureWindow(len(rows), job, self._scheduler.submit, self._finish)
         for position, row in enumerate(rows):
-            self._pool.submit(pictures.decode, position, partial(self._pixels, function, row))
+            decode = partial(pictures.decode, position, partial(self._pixels, function, row))
+            self._pool.submit(self.tasks.run, "decoding a picture", job, decode)
         return pictures
 
     def _encode_texts(self, small: bool, texts: list[bytes]) -> Job:
@@ -154,12 +182,19 @@ class Encoder:
         if function.source == "path":
             row = read_picture(row, settings.image_roots, max_bytes=settings.max_bytes)
         spec = self.manifest.image
-        picture = open_picture(
-            row,
-            max_pixels=settings.max_pixels,
-            reduce_for=spec if settings.reduced_decoding else None,
-        )
-        return preprocess(picture, spec)
+        with self._room.place() as take_room:
+            picture = open_picture(
+                row,
+                max_pixels=settings.max_pixels,
+                reduce_for=spec if settings.reduced_decoding else None,
+                take_room=partial(self._wait, take_room),
+            )
+            return preprocess(picture, spec)
+
+    def _wait(self, take_room: Callable[[int], None], pixels: int) -> None:
+        # The pictures that are waited for are watched themselves.
+        with self.tasks.paused():
+            take_room(pixels)
 
     def _finish(self, vectors: Vectors) -> Vectors:
         """L2-normalise, where the settings say so."""
@@ -178,6 +213,8 @@ class Encoder:
             "bundle": os.fspath(self.settings.bundle),
             "identity": self.manifest.identity,
             "towers": self.loaded,
+            "device": self.device,
+            "unused_gpu": self._unused_gpu,
             "precision": self.precision,
             "threads": self._threads,
             **self.counters.report(),
@@ -187,7 +224,10 @@ class Encoder:
 
 def _step_back() -> None:
     """Let decoding use what encoding leaves of the processors: a search must not wait for it."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+    thread = threading.get_native_id()
+    # Only root may go the other way, where the server itself runs at a lower priority.
+    niceness = max(5, os.getpriority(os.PRIO_PROCESS, thread))
+    os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _text(row: bytes | Oversized) -> bytes:

@@ -7,6 +7,7 @@ ClipError
 ├── ProtocolError       bytes that are no Native block or no frame
 ├── PictureError        one picture cannot be read; the row's error, never the service's
 ├── ServiceError        the encoder service cannot be started or reached
+├── DeviceError         a GPU that was asked for cannot be used, or has failed
 ├── InstallError        the functions cannot be placed
 └── LoadError           a shard of a data set cannot be loaded
 
@@ -41,6 +42,10 @@ class PictureError(ClipError):
 
 class ServiceError(ClipError):
     """The encoder service cannot be started or reached."""
+
+
+class DeviceError(ClipError):
+    """A GPU that was asked for cannot be used, or has failed."""
 
 
 class InstallError(ClipError):

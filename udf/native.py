@@ -13,6 +13,8 @@ Standard library only, and few imports: workers start with this module.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from clickhouse_clip.udf.errors import ProtocolError
 
 RETURN_NAME = "embedding"
@@ -23,6 +25,17 @@ _CHUNK_HEADER_MAX = 20
 
 #: A name or a type longer than this is not what ClickHouse sends for one argument.
 _HEADER_STRING_MAX = 1 << 16
+
+#: More rows than this do not fit into a frame, nor into any block that ClickHouse makes.
+_ROWS_MAX = (1 << 32) - 1
+
+#: ClickHouse's own limit (`MAX_FIXEDSTRING_SIZE`).
+_FIXED_STRING_MAX = 0xFFFFFF
+
+_ZEROS = bytes(1 << 16)
+
+#: Of a type's name that is shown in an error: an Enum's may be long.
+_SHOWN = 200
 
 #: Bytes per value of the types that are refused but can be read past, so that the worker stays
 #: usable (https://clickhouse.com/docs/native-protocol/columns).
@@ -62,7 +75,7 @@ class BlockReader:
         self._buffer = bytearray()
         self._values: list[bytes | Oversized] = []
         self._skip = 0  # bytes to drop before anything else is looked at
-        self._nullable = False
+        self._nulls = 0  # of the null map, bytes still to read
         self._width = 0  # bytes of each value; 0: strings with their lengths
         self._left = 0  # values still to read
 
@@ -82,7 +95,7 @@ class BlockReader:
                 self._skip -= dropped
                 if self._skip:
                     return b""
-            if self._nullable and not self._read_null_map():
+            if self._nulls and not self._read_null_map():
                 return b""
             if not self._left:
                 self.done = True
@@ -114,6 +127,8 @@ class BlockReader:
             raise ProtocolError(
                 f"a block of {columns} columns and {rows} rows, announced as 1 and {int(announced)}"
             )
+        if rows > _ROWS_MAX:
+            raise ProtocolError(f"a block of {rows} rows")
         self._set_type(type_name, rows)
         del self._buffer[:position]
         self.rows = self._left = rows
@@ -145,39 +160,47 @@ class BlockReader:
         inner = type_name
         if inner.startswith("Nullable("):
             inner = inner[len("Nullable(") : -1]
-            self._nullable = rows > 0
+            self._nulls = rows
         if inner == "String":
             return
-        if inner.startswith("FixedString("):
-            self._width = int(inner[len("FixedString(") : -1])
-            return
-        self.refused = f"got {type_name}, use toString()"
-        width = _width_of(inner)
+        width = _fixed_string_width(inner)
+        if width is None:
+            shown = type_name if len(type_name) <= _SHOWN else type_name[:_SHOWN] + "…"
+            self.refused = f"got {shown}, use toString()"
+            width = _width_of(inner)
         if width is None:
             raise ProtocolError(f"the argument must be a String, {self.refused}")
         self._width = width
 
     def _read_null_map(self) -> bool:
-        rows = self._left
-        if len(self._buffer) < rows:
-            return False
-        row = self._buffer.find(1, 0, rows)
-        if row >= 0:
-            self.refused = f"row {row + 1} of {rows} is NULL; filter such rows out, or use ifNull()"
-        del self._buffer[:rows]
-        self._nullable = False
-        return True
+        """Read what is there of it; False if more bytes are needed first."""
+        seen = min(self._nulls, len(self._buffer))
+        place = self._buffer.find(1, 0, seen)
+        if place >= 0 and self.refused is None:
+            row = self._left - self._nulls + place + 1
+            self.refused = (
+                f"row {row} of {self.rows} is NULL; filter such rows out, or use ifNull()"
+            )
+        del self._buffer[:seen]
+        self._nulls -= seen
+        return self._nulls == 0
 
     def _read_fixed(self) -> bool:
+        """Read what is there; False if more bytes are needed first."""
         width = self._width
+        if self._max_value is None or self.refused is not None:
+            self._skip, self._left = self._left * width, 0
+            return True
+        if width > self._max_value:
+            self._values.append(Oversized(width))
+            self._skip, self._left = width, self._left - 1
+            return True
         count = min(self._left, len(self._buffer) // width)
-        if self._max_value is not None and self.refused is None:
-            values = bytes(self._buffer[: count * width])
-            # ClickHouse pads FixedString with zero bytes.
-            self._values += [
-                values[start : start + width].rstrip(b"\0")
-                for start in range(0, len(values), width)
-            ]
+        values = bytes(self._buffer[: count * width])
+        # ClickHouse pads FixedString with zero bytes.
+        self._values += [
+            values[start : start + width].rstrip(b"\0") for start in range(0, len(values), width)
+        ]
         del self._buffer[: count * width]
         self._left -= count
         return self._left == 0
@@ -225,9 +248,23 @@ def array_block_header(rows: int) -> bytes:
     )  # fmt: skip
 
 
-def empty_rows(rows: int) -> bytes:
-    """A block of `rows` empty arrays: what is owed for a query that fails anyway."""
-    return array_block_header(rows) + bytes(8 * rows)
+def empty_rows(rows: int) -> Iterator[bytes]:
+    """A block of `rows` empty arrays, in pieces: what is owed for a query that fails anyway."""
+    yield array_block_header(rows)
+    left = 8 * rows
+    while left:
+        yield _ZEROS[:left]
+        left -= min(left, len(_ZEROS))
+
+
+def is_array_block(data: bytes, rows: int) -> bool:
+    """Whether `data` is one whole block of `rows` embeddings, to the byte."""
+    header = array_block_header(rows)
+    floats = len(header) + 8 * rows
+    if not data.startswith(header) or len(data) < floats:
+        return False
+    last = int.from_bytes(data[floats - 8 : floats], "little") if rows else 0
+    return len(data) == floats + 4 * last
 
 
 def _varuint(buffer: bytearray, position: int) -> tuple[int, int] | None:
@@ -237,11 +274,11 @@ def _varuint(buffer: bytearray, position: int) -> tuple[int, int] | None:
         byte = buffer[position]
         position += 1
         value |= (byte & 0x7F) << shift
+        shift += 7
+        if value >> 64 or (shift > 63 and byte >= 0x80):
+            raise ProtocolError("a length of more than 64 bits")
         if byte < 0x80:
             return value, position
-        shift += 7
-        if shift > 63:
-            raise ProtocolError("a length of more than 64 bits")
     return None
 
 
@@ -254,9 +291,26 @@ def _encode_varuint(value: int) -> bytes:
     return bytes(encoded)
 
 
+def _fixed_string_width(type_name: str) -> int | None:
+    digits = type_name.removeprefix("FixedString(").removesuffix(")")
+    if type_name != f"FixedString({digits})":
+        return None
+    width = _number(digits)
+    if not 0 < width <= _FIXED_STRING_MAX:
+        raise ProtocolError(f"a type {type_name[:_SHOWN]}")
+    return width
+
+
 def _width_of(type_name: str) -> int | None:
     name, _, arguments = type_name.partition("(")
     if name != "Decimal":
         return _WIDTHS.get(name)
-    digits = int(arguments.partition(",")[0])
+    digits = _number(arguments.partition(",")[0])
+    if not digits:
+        return None
     return next((width for width, most in ((4, 9), (8, 18), (16, 38)) if digits <= most), 32)
+
+
+def _number(digits: str) -> int:
+    """A short decimal number; 0 for anything else."""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0

@@ -1,9 +1,10 @@
-"""Forms batches out of what all workers ask for, and runs the towers, one batch at a time.
+"""Forms batches out of what all workers ask for, and runs the towers.
 
-Two lanes a tower. Small jobs (a search query) pass bulk ones (a table being embedded) between
-batches; a bulk batch runs at the latest after `_SMALL_IN_A_ROW` small ones, so nobody starves.
+Two lanes, each with a thread of its own: small jobs (a search query) never wait for a batch of bulk
+ones (a table being embedded). While both run they share the processors, which the system divides
+evenly, so neither starves. In a lane, one batch runs at a time, of the tower that was asked first.
 Bulk texts wait in one queue per padded length: a batch is cut to its longest text, so texts of one
-length cost the least together. The queue whose head has waited longest goes first.
+length cost the least together.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clickhouse_clip.udf.engines import Tower
+from clickhouse_clip.udf.tasks import Tasks
 
 TowerName = Literal["text", "image"]
+_Lane = Literal["small", "bulk"]
 
 #: Jobs of at most this many rows take the small lane.
 SMALL_ROWS = 16
 
-#: Seconds that a batch should take: a search query may have to wait for the one being encoded.
+#: Seconds that a batch should take: what comes meanwhile waits for it.
 #: Larger batches are hardly faster: on AVX512-BF16, ViT-B/32 encodes texts equally fast from 128
 #: tokens on, and pictures fastest by ones and twos.
 _BATCH_SECONDS = 0.03
@@ -35,8 +38,6 @@ _UNITS: dict[TowerName, tuple[int, int, int]] = {"text": (128, 2048, 256), "imag
 
 #: Weight of the newest batch in the measured pace.
 _NEWEST = 0.2
-
-_SMALL_IN_A_ROW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class _Queue:
 
     def __init__(self, name: TowerName, batching: Batching) -> None:
         self.batching = batching
-        self._least, self._most, self._units = _UNITS[name]
+        self._least, self.most, self._units = _UNITS[name]
         self._pace = 0.0  # seconds a unit
         self.small: deque[_Item] = deque()
         self.bulk: dict[int, deque[_Item]] = {}
@@ -135,41 +136,51 @@ class _Queue:
             return  # mostly the price of a call
         pace = seconds / units
         self._pace = pace if not self._pace else self._pace + _NEWEST * (pace - self._pace)
-        self._units = max(self._least, min(self._most, int(_BATCH_SECONDS / self._pace)))
+        self._units = max(self._least, min(self.most, int(_BATCH_SECONDS / self._pace)))
 
-    def oldest_bulk(self) -> int | None:
-        """The length whose head has waited longest."""
-        heads = ((items[0].turn, length) for length, items in self.bulk.items())
-        return min(heads, default=(0, None))[1]
+    def oldest_bulk(self) -> tuple[int, int] | None:
+        """Turn and length of the head that has waited longest."""
+        return min(((items[0].turn, length) for length, items in self.bulk.items()), default=None)
 
 
 class Scheduler:
-    """Owns the encoding thread; `submit` and `Job.wait` may be called from any thread."""
+    """Owns the encoding threads; `submit` and `Job.wait` may be called from any thread.
 
-    def __init__(self, batching: dict[TowerName, Batching]) -> None:
+    Each batch is one of the `tasks` while it is encoded.
+    """
+
+    def __init__(self, batching: dict[TowerName, Batching], tasks: Tasks | None = None) -> None:
+        self._tasks = tasks or Tasks()
         self._queues = {name: _Queue(name, each) for name, each in batching.items()}
         self._towers: dict[TowerName, Tower] = {}
         self._changed = threading.Condition()
         self._turn = 0
-        self._small_in_a_row = 0
-        self._waiting = 0
-        threading.Thread(target=self._run, name="encoder", daemon=True).start()
+        self._waiting: dict[_Lane, int] = {"small": 0, "bulk": 0}
+        for lane in self._waiting:
+            threading.Thread(
+                target=self._run, args=(lane,), name=f"encode-{lane}", daemon=True
+            ).start()
 
     @property
     def waiting(self) -> int:
         """Rows that wait for a tower."""
-        return self._waiting
+        return sum(self._waiting.values())
 
-    def add_tower(self, name: TowerName, tower: Tower) -> None:
-        """Make a tower available; before the first `submit` for it."""
+    def add_tower(self, name: TowerName, tower: Tower, *, most_units: int | None = None) -> None:
+        """Make a tower available; before the first `submit` for it.
+
+        most_units: tokens or pictures in a batch at most, where that differs from a processor's.
+        """
         self._towers[name] = tower
+        if most_units is not None:
+            self._queues[name].most = most_units
 
     def submit(self, job: Job, rows: Sequence[int], values: Sequence[NDArray[Any]]) -> None:
         """Queue some rows of a job: token ids of shape (length,), or pixels of (h, w, 3)."""
         queue = self._queues[job.tower]
         with self._changed:
             self._turn += 1
-            self._waiting += len(rows)
+            self._waiting["small" if job.small else "bulk"] += len(rows)
             for row, value in zip(rows, values, strict=True):
                 item = _Item(job, row, value, queue.batching.length(value), self._turn)
                 if job.small:
@@ -178,12 +189,13 @@ class Scheduler:
                     queue.bulk.setdefault(item.length, deque()).append(item)
             self._changed.notify_all()
 
-    def _run(self) -> None:
+    def _run(self, lane: _Lane) -> None:
+        take = self._next_small if lane == "small" else self._next_bulk
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                name, items = self._next_batch()
-                self._waiting -= len(items)
+                self._changed.wait_for(lambda: self._waiting[lane])
+                name, items = take()
+                self._waiting[lane] -= len(items)
             items = [item for item in items if not item.job.failed]
             if items:
                 self._encode(name, items)
@@ -196,7 +208,8 @@ class Scheduler:
             queue = self._queues[name]
             batch = queue.batching.collate([item.value for item in items])
             started = perf_counter()
-            vectors = self._towers[name].encode(batch)
+            with self._tasks.task(f"encoding a batch of the {name} tower", rows_of):
+                vectors = self._towers[name].encode(batch)
             longest = max(item.length for item in items)
             queue.measure(len(items) * max(longest, 1), perf_counter() - started)
             if not np.isfinite(vectors).all():
@@ -208,16 +221,16 @@ class Scheduler:
         for job, positions in rows_of.items():
             job.fill([items[position].row for position in positions], vectors[positions])
 
-    def _next_batch(self) -> tuple[TowerName, list[_Item]]:
-        bulk = [(name, length) for name, queue in self._queues.items()
-                if (length := queue.oldest_bulk()) is not None]  # fmt: skip
-        if self._small_in_a_row < _SMALL_IN_A_ROW or not bulk:
-            for name, queue in self._queues.items():
-                if queue.small:
-                    self._small_in_a_row += 1
-                    return name, _take_small(queue)
-        self._small_in_a_row = 0
-        name, length = min(bulk, key=lambda each: self._queues[each[0]].bulk[each[1]][0].turn)
+    def _next_small(self) -> tuple[TowerName, list[_Item]]:
+        heads = [(queue.small[0].turn, name) for name, queue in self._queues.items() if queue.small]
+        name = min(heads)[1]
+        return name, _take_small(self._queues[name])
+
+    def _next_bulk(self) -> tuple[TowerName, list[_Item]]:
+        heads = [
+            (head, name) for name, queue in self._queues.items() if (head := queue.oldest_bulk())
+        ]
+        (_, length), name = min(heads)
         return name, _take_bulk(self._queues[name], length)
 
 

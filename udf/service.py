@@ -3,7 +3,7 @@
 It is started by a worker that found none, forks into the background, tells the worker over a pipe
 that it listens (or why it cannot), and leaves by itself when no worker has been connected for the
 grace period. It gives way to a newer installation: it stops listening, finishes what it has begun,
-and leaves.
+and leaves. Should it hang, its watchdog ends it.
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ import contextlib
 import hashlib
 import json
 import logging
-import logging.handlers
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clickhouse_clip.udf import __version__, frames, launch
 from clickhouse_clip.udf.bundle import MANIFEST, load_manifest
 from clickhouse_clip.udf.catalog import BY_NAME
+from clickhouse_clip.udf.confine import confine
 from clickhouse_clip.udf.errors import ClipError, ServiceError
+from clickhouse_clip.udf.greeting import Hello, receive_hello
+from clickhouse_clip.udf.service_log import open_log
 from clickhouse_clip.udf.settings import Settings
+from clickhouse_clip.udf.sources import Sources, identity
+from clickhouse_clip.udf.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from clickhouse_clip.udf.session import Session
 
 _log = logging.getLogger("clickhouse_clip.udf.service")
-
-#: A peer that has connected says HELLO at once.
-_HELLO_SECONDS = 10.0
 
 #: How often the service looks whether it is still needed.
 _TICK_SECONDS = 0.5
@@ -45,37 +48,35 @@ class Service:
     """Accepts connections on the socket in the runtime folder, until it is not needed any more."""
 
     def __init__(self, settings_path: Path) -> None:
+        self._settings_source = Sources([settings_path])
         content = settings_path.read_bytes()
         self._digest = hashlib.sha256(content).hexdigest()
         self._settings = settings = Settings.load(settings_path)
-        _open_log(settings)
+        open_log(settings)
+        self._manifest_source = Sources([settings.bundle / MANIFEST])
         manifest = load_manifest(settings.bundle)
         self._directory = launch.open_runtime_dir(str(settings.runtime_dir))
         self._listener = _listen(self._directory)
-        self._socket_id = _identity(launch.SOCKET_NAME, self._directory)
-        self._sources = (settings_path, settings.bundle / MANIFEST)
-        self._source_ids = [_identity(path) for path in self._sources]
+        self._socket_id = identity(launch.SOCKET_NAME, self._directory)
+        if not confine((settings.log_file.parent, settings.runtime_dir)):
+            _log.info("this kernel has no Landlock: only permissions keep the service in its place")
         # Workers may connect from now on; what follows takes the time that they need to do so.
         from clickhouse_clip.udf.encoder import Encoder
 
-        self._encoder = Encoder(settings, manifest)
+        self._encoder = Encoder(settings, manifest, device_lost=self.retire)
         self._started = time.monotonic()
-        self._sessions: dict[Any, socket.socket] = {}
+        self._sessions: dict[Session, socket.socket] = {}
         self._lock = threading.Lock()
         self._retiring = threading.Event()
 
     def run(self) -> None:
         """Serve until retired, or until no worker has been there for the grace period."""
+        Watchdog(self._encoder.tasks, self._connected, self.retire).start()
         self._listener.settimeout(_TICK_SECONDS)
         needed = time.monotonic()
         while not self._retiring.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                pass  # nobody came within the tick, or `retire` has shut the listener
-            else:
+            if self._accept():
                 needed = time.monotonic()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
             self._retire_if_replaced()
             if self._sessions:
                 needed = time.monotonic()
@@ -89,24 +90,52 @@ class Service:
             time.sleep(0.02)
         _log.info("left")
 
+    def _accept(self) -> bool:
+        """Serve who comes within the tick; False if nobody does."""
+        try:
+            connection, _ = self._listener.accept()
+        except TimeoutError:
+            return False
+        except OSError as error:
+            if not self._retiring.is_set():  # `retire` shuts the listener
+                _log.error("a connection cannot be accepted: %s", error)
+                time.sleep(_TICK_SECONDS)
+            return False
+        try:
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        except RuntimeError as error:
+            # Too many threads, or too little memory for one. The worker can say so.
+            _log.error("a connection cannot be served: %s", error)
+            with connection, contextlib.suppress(OSError):
+                message = f"the encoder service cannot take another worker: {error}"
+                connection.sendall(frames.encode(frames.ERROR, 0, message.encode()))
+        return True
+
+    def _connected(self) -> list[Session]:
+        with self._lock:
+            return list(self._sessions)
+
     def retire(self) -> None:
         """Stop listening, so that the next worker starts a new service; then finish and leave."""
         with self._lock:
             if not self._retiring.is_set():
                 # Before the listener is closed: after that, the name may be a newer service's.
-                if _identity(launch.SOCKET_NAME, self._directory) == self._socket_id:
+                if identity(launch.SOCKET_NAME, self._directory) == self._socket_id:
                     _remove_socket(self._directory)
                 self._retiring.set()
                 self._listener.shutdown(socket.SHUT_RDWR)
 
     def _retire_if_replaced(self) -> None:
         """Give way if nobody can reach this service, or if what it was started with has changed."""
-        if _identity(launch.SOCKET_NAME, self._directory) != self._socket_id:
+        if self._retiring.is_set():
+            return
+        if identity(launch.SOCKET_NAME, self._directory) != self._socket_id:
             _log.warning("the socket has been removed: giving way")
             self.retire()
-        for path, identity in zip(self._sources, self._source_ids, strict=True):
-            # A file that is gone for a moment is being replaced, or the model is loaded anyway.
-            if _identity(path) not in (identity, None):
+        towers = list(self._encoder.sources.values())
+        for sources in (self._settings_source, self._manifest_source, *towers):
+            path = sources.changed()
+            if path is not None:
                 _log.info("%s has changed: giving way", path)
                 self.retire()
 
@@ -128,44 +157,44 @@ class Service:
         except ClipError as error:
             _log.warning("a peer was refused: %s", error)
 
-    def _greet(self, connection: socket.socket) -> dict[str, Any] | None:
+    def _greet(self, connection: socket.socket) -> Hello | None:
         """The peer's HELLO if it is a worker to serve; others have had their answer."""
-        _check_peer(connection)
-        connection.settimeout(_HELLO_SECONDS)
-        hello = _receive_hello(connection)
-        connection.settimeout(None)
-        role = hello.get("role")
-        if role == "worker":
-            if hello["settings"] != self._digest or _is_newer(hello["version"]):
-                _log.info("giving way to version %s with other settings or code", hello["version"])
+        hello = receive_hello(connection)
+        if hello.role == "worker":
+            # Now, not at the next tick: the worker may come because its session found it out.
+            self._retire_if_replaced()
+            if hello.settings != self._digest or _is_newer(hello.version):
+                _log.info("giving way to version %s with other settings or code", hello.version)
                 self.retire()
             if self._retiring.is_set():
-                connection.sendall(frames.encode(frames.RETIRED))
-            elif hello["protocol"] != frames.PROTOCOL or hello["function"] not in BY_NAME:
+                return hello
+            if hello.protocol != frames.PROTOCOL or hello.function not in BY_NAME:
                 message = (
-                    f"this worker (version {hello['version']}) and the encoder service "
-                    f"({__version__}) do not know each other's {hello['function']}; "
+                    f"this worker (version {hello.version}) and the encoder service "
+                    f"({__version__}) do not know each other's {hello.function}; "
                     "SYSTEM RELOAD FUNCTIONS starts new workers"
                 )
                 connection.sendall(frames.encode(frames.ERROR, 0, message.encode()))
             else:
-                connection.sendall(frames.encode(frames.WELCOME))
                 return hello
-        elif role in ("status", "stop"):
+        else:
             connection.sendall(frames.encode(frames.REPORT, 0, json.dumps(self.report()).encode()))
-            if role == "stop":
+            if hello.role == "stop":
                 _log.info("told to leave")
                 self.retire()
         return None
 
-    def _serve_worker(self, connection: socket.socket, hello: dict[str, Any]) -> None:
+    def _serve_worker(self, connection: socket.socket, hello: Hello) -> None:
         from clickhouse_clip.udf.session import Session
 
-        function = BY_NAME[hello["function"]]
-        session = Session(connection, function, self._encoder, int(hello["skip"]))
         with self._lock:
-            self._sessions[session] = connection
+            if self._retiring.is_set():
+                connection.sendall(frames.encode(frames.RETIRED))
+                return
+            session = Session(connection, BY_NAME[hello.function], self._encoder, hello.skip)
+            self._sessions[session] = connection  # `run` waits for it from here on
         try:
+            connection.sendall(frames.encode(frames.WELCOME))
             session.run()
         finally:
             with self._lock:
@@ -192,42 +221,13 @@ def _listen(directory: int) -> socket.socket:
         listener.bind(launch.socket_address(directory))
     except OSError as error:
         raise ServiceError(f"the socket cannot be made ({error.strerror})") from error
-    listener.listen(128)
+    listener.listen(1024)
     return listener
 
 
 def _remove_socket(directory: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(launch.SOCKET_NAME, dir_fd=directory)
-
-
-def _identity(path: str | Path, directory: int | None = None) -> tuple[int, ...] | None:
-    """What changes when a file is replaced or written; None if there is none."""
-    try:
-        status = os.stat(path, dir_fd=directory)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _check_peer(connection: socket.socket) -> None:
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-    )
-    pid, user, _ = struct.unpack("3i", credentials)
-    if user not in (os.geteuid(), 0):
-        raise ServiceError(f"process {pid} of user {user} is not the server's")
-
-
-def _receive_hello(connection: socket.socket) -> dict[str, Any]:
-    received = frames.FrameReader()
-    while data := connection.recv(65536):
-        for kind, _, payload in received.feed(data):
-            hello = json.loads(payload)
-            if kind != frames.HELLO or not isinstance(hello, dict):
-                raise ServiceError("the first frame is no HELLO")
-            return hello
-    raise ServiceError("it left without a HELLO")
 
 
 def _is_newer(version: str) -> bool:
@@ -242,23 +242,14 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _open_log(settings: Settings) -> None:
-    root = logging.getLogger()
-    root.setLevel(logging.INFO)
-    try:
-        settings.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler: logging.Handler = logging.handlers.RotatingFileHandler(
-            settings.log_file, maxBytes=settings.log_max_bytes // 2, backupCount=1
-        )
-    except OSError as error:
-        raise ServiceError(
-            f"the log {settings.log_file} cannot be written ({error.strerror}); "
-            f"user {os.geteuid()} must be able to"
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(message)s"))
-    root.addHandler(handler)
-    logging.raiseExceptions = False  # a full disk must not fail queries
-    logging.captureWarnings(True)
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Nobody comes after the encoder's thread or the watchdog: queries would wait for ever."""
+    name = failure.thread.name if failure.thread else "a thread"
+    where = (failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    _log.critical("%s failed", name, exc_info=where)
+    if name in ("encoder", "watchdog"):
+        logging.shutdown()
+        os._exit(1)
 
 
 def _tell(ready: int, message: bytes) -> None:
@@ -270,8 +261,11 @@ def _tell(ready: int, message: bytes) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Start the service: `argv` holds the settings file and the descriptor of the ready pipe."""
-    settings_path, ready = Path(argv[0]), int(argv[1])
+    """Start the service.
+
+    `argv`: the settings file, the descriptor of the ready pipe, and what is to be logged first.
+    """
+    settings_path, ready, note = Path(argv[0]), int(argv[1]), argv[2]
     if os.fork():
         os._exit(0)  # the worker that waits for this process must not be its parent
     os.umask(0o077)
@@ -286,10 +280,14 @@ def main(argv: list[str]) -> int:
         _tell(ready, f"{type(error).__name__}: {error}".encode())
         return 1
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=service.retire).start())
+    threading.excepthook = _thread_failed
     _tell(ready, b"ready")
+    if note:
+        _log.warning("%s", note)
     _log.info("version %s listens, settings %s", __version__, settings_path)
     service.run()
-    return 0
+    logging.shutdown()
+    os._exit(0)  # not held up by a thread that hangs
 
 
 if __name__ == "__main__":

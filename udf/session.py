@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections import deque
 
 import numpy as np
@@ -31,8 +32,8 @@ _WINDOW_BYTES = 64 << 20
 #: Windows under way at once: one being encoded, one being prepared, one waiting.
 _IN_FLIGHT = 3
 
-#: Longer texts are refused: the service would have to hold them whole.
-_TEXT_MAX = 1 << 30
+#: Longer texts are refused: the service has to hold them whole, and a model reads a page at most.
+_TEXT_MAX = 16 << 20
 
 #: Of a path that is shown in an error.
 _SHOWN = 200
@@ -42,8 +43,15 @@ class _RowError(Exception):
     """A row that fails its query."""
 
 
+class _ReplacedError(Exception):
+    """The weights that embeddings came from are no more those that were loaded."""
+
+
 class Session:
-    """Answers one worker's blocks until it leaves. `idle` is true between blocks."""
+    """Answers one worker's blocks until it leaves. `idle` is true between blocks.
+
+    `fail` and `say_alive` may be called from other threads.
+    """
 
     def __init__(
         self, connection: socket.socket, function: SqlFunction, encoder: Encoder, skip: int
@@ -52,30 +60,34 @@ class Session:
         self._function = function
         self._encoder = encoder
         self._skip = skip
+        self._sending = threading.Lock()
         self.idle = True
         self.retiring = False
 
     def run(self) -> None:
         """Answer blocks until the worker leaves, or until the service retires."""
-        data = self._connection.recv(_READ_SIZE)
-        while data and not self.retiring:
+        while not self.retiring and (data := self._connection.recv(_READ_SIZE)):
+            if self.retiring:
+                break
             self.idle = False
             if not self._answer_block(data):
                 return
             self.idle = True
             self._skip = 0
-            if self.retiring:
-                return
-            data = self._connection.recv(_READ_SIZE)
+        if self.retiring:
+            self._tell(frames.RETIRED)
 
     def _answer_block(self, data: bytes) -> bool:
         """Answer one block that begins with `data`; False if the connection is of no use after."""
         try:
-            self._encoder.load(self._function.tower)
+            tower = self._function.tower
+            with self._encoder.tasks.task(f"loading the {tower} tower", (self,)):
+                self._encoder.load(tower)
             block = _Block(self._function, self._encoder, self._skip)
             block.take(data)
             while not block.answered:
-                block.start_windows()
+                with self._encoder.tasks.task("preparing a block", (self,)):
+                    block.start_windows()
                 if block.read or block.full:
                     self._send(*block.next_result())
                     continue
@@ -90,6 +102,10 @@ class Session:
             return False
         except OSError:
             return False  # the worker has gone
+        except _ReplacedError:
+            _log.warning("%s: weights have changed: a block is given up", self._function.name)
+            self._tell(frames.RETIRED)
+            return False
         except Exception as error:
             _log.exception("%s: a block failed", self._function.name)
             self._fail(f"{self._function.name}: {type(error).__name__}: {error}; see the log")
@@ -97,19 +113,41 @@ class Session:
         return True
 
     def _send(self, rows: int, vectors: Vectors, skipped: dict[int, str]) -> None:
-        self._connection.sendall(_header(rows, vectors, skipped))
-        if skipped:
-            vectors = np.delete(vectors, list(skipped), axis=0)
-        if len(vectors):
-            self._connection.sendall(vectors.data.cast("B"))
+        if self._encoder.sources[self._function.tower].changed():
+            raise _ReplacedError
+        with self._sending:
+            self._connection.sendall(_header(rows, vectors, skipped))
+            if skipped:
+                vectors = np.delete(vectors, list(skipped), axis=0)
+            if len(vectors):
+                self._connection.sendall(vectors.data.cast("B"))
+
+    def fail(self, error: Exception) -> None:
+        """Fail the block under way, whose own thread hangs."""
+        self._fail(f"{self._function.name}: {error}")
 
     def _fail(self, message: str) -> None:
         self._encoder.counters.add(failed_blocks=1)
         _log.info("query failed: %s", message)
+        self._tell(frames.ERROR, message)
+
+    def _tell(self, kind: int, message: str = "") -> None:
         try:
-            self._connection.sendall(frames.encode(frames.ERROR, 0, message.encode()))
+            with self._sending:
+                self._connection.sendall(frames.encode(kind, 0, message.encode()))
         except OSError:
-            pass
+            pass  # the worker has gone
+
+    def say_alive(self) -> None:
+        """Tell a worker that waits for an answer that it is being worked on."""
+        # While something is being sent, that says it. So small a frame is sent whole or not at all.
+        if not self.idle and self._sending.acquire(blocking=False):
+            try:
+                self._connection.send(frames.encode(frames.ALIVE), socket.MSG_DONTWAIT)
+            except OSError:
+                pass  # full, or gone
+            finally:
+                self._sending.release()
 
 
 class _Block:

@@ -7,13 +7,16 @@ standard library. A key that is not known is refused: a misspelt limit must not 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clickhouse_clip.udf.errors import SettingsError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,10 @@ class Settings:
     runtime_dir: folder of the socket and the lock; made with mode 0700 by the server's user.
     log_file: where the encoder service writes.
     image_roots: folders that pictures may be read from; the first one resolves relative paths.
-    precision: `auto` is bf16 where the processor computes it natively, else fp32.
+    device: `cpu`, `cuda`, one of several GPUs as `cuda:1`; `auto` is the first GPU if one is there
+        that can be used, else the processor.
+    precision: `auto` is bf16 where the device computes it natively, else fp32 on a processor and
+        fp16 on a GPU; `fp16` is for GPUs only.
     threads: of the encoder; 0 follows the processors that this process may use.
     normalize: L2-normalised embeddings (as LAION-400M publishes them), or the model's raw ones.
     max_pixels: largest picture, in pixels, checked before it is decoded.
@@ -40,6 +46,7 @@ class Settings:
     runtime_dir: Path
     log_file: Path
     image_roots: tuple[Path, ...] = field(default=())
+    device: str = "auto"
     precision: Precision = "auto"
     threads: int = 0
     normalize: bool = True
@@ -57,6 +64,10 @@ class Settings:
         for root in self.image_roots:
             if not root.is_absolute():
                 raise SettingsError(f"image_roots: must be absolute paths, got {root}")
+        if not _DEVICE.fullmatch(self.device):
+            raise SettingsError(
+                f"device: must be auto, cpu, cuda, or cuda:1 and the like, got {self.device}"
+            )
         if self.precision not in get_args(Precision):
             raise SettingsError(
                 f"precision: must be one of {', '.join(get_args(Precision))}, got {self.precision}"
@@ -107,6 +118,7 @@ class Settings:
             ("log_max_bytes", int),
             ("normalize", bool),
             ("reduced_decoding", bool),
+            ("device", str),
             ("precision", str),
             ("grace_seconds", (int, float)),
         ):

@@ -102,7 +102,7 @@ class TextWindow:
 
 
 class PictureWindow:
-    """Pictures being decoded in the pool, and then encoded together."""
+    """Pictures being decoded in the pool; each is queued for encoding when it is ready."""
 
     def __init__(
         self,
@@ -115,25 +115,15 @@ class PictureWindow:
         self._job = job
         self._submit = submit
         self._finish = finish
-        self._pixels: dict[int, NDArray[np.uint8]] = {}
-        self._undecoded = rows
-        self._lock = threading.Lock()
 
     def decode(self, row: int, decode: Callable[[], NDArray[np.uint8]]) -> None:
-        """Decode one row, in the pool; the last one to be ready submits the window."""
+        """Decode one row and queue it, in the pool."""
         try:
-            pixels = decode()
+            self._submit(self._job, [row], [decode()])
         except PictureError as error:
             self._job.skip(row, str(error))
         except Exception as error:  # a fault of ours or of the machine: the query fails
             self._job.fail(error)
-        else:
-            self._pixels[row] = pixels
-        with self._lock:
-            self._undecoded -= 1
-            last = self._undecoded == 0
-        if last and self._pixels:
-            self._submit(self._job, list(self._pixels), list(self._pixels.values()))
 
     @property
     def done(self) -> bool:

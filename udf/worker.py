@@ -4,6 +4,8 @@ It owns stdin and stdout, and passes blocks on to the encoder service; it decode
 picture and holds no model. It writes exactly the rows it owes, whatever happens: an error goes to
 stderr when the whole block has been read, followed by empty rows, so that the query fails with the
 message and the next query finds a clean worker. Nothing but that is ever written to either.
+
+It waits for a service that says that it is alive, and ends one that says nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import os
 import select
 import signal
 import socket
+import time
 
 from clickhouse_clip.udf import frames
 from clickhouse_clip.udf.errors import ClipError, ProtocolError, ServiceError
-from clickhouse_clip.udf.launch import connect
-from clickhouse_clip.udf.native import BlockReader, empty_rows
+from clickhouse_clip.udf.launch import connect, end_hung
+from clickhouse_clip.udf.native import BlockReader, empty_rows, is_array_block
 
 _READ_SIZE = 1 << 18
 
@@ -28,9 +31,28 @@ _KEEP_MAX = 16 << 20
 #: Above this much unsent input the worker stops reading, so that ClickHouse waits, not the memory.
 _UNSENT_MAX = 4 << 20
 
+#: What a service may send once it has accepted the worker.
+_ANSWERS = (frames.ROWS, frames.ERROR, frames.RETIRED, frames.ALIVE)
+
+#: Polls in a row, each as long as ALIVE frames are apart, in which a service that is not hung would
+#: have been heard. Counted, not timed: a machine that was suspended loses one poll.
+_SILENT_POLLS = 6
+
+#: Seconds without a row after which a block fails, with a message: a little less than the 600 s
+#: after which ClickHouse gives up without one (`command_read_timeout`).
+_ROW_SECONDS = 570.0
+
+
+#: How often a block may be sent again because a service gave way: more than one query ever sees.
+_MOVES = 10
+
 
 class _ServiceLostError(Exception):
     """The connection broke before the block was answered."""
+
+
+class _ServiceMovedError(Exception):
+    """The service gave way to another before the block was answered."""
 
 
 class Worker:
@@ -49,6 +71,7 @@ class Worker:
         self._answers = answers
         self._messages = messages
         self._service: socket.socket | None = None
+        self._note = ""  # for the log of the next service
 
     def run(self) -> None:
         """Serve blocks until stdin ends."""
@@ -62,19 +85,25 @@ class Worker:
         error: str | None = None
         try:
             self._drop_stale_connection()
-            for last_try in (False, True):
+            losses = moves = 0
+            while True:
                 try:
                     error = self._exchange(block)
                     break
                 except _ServiceLostError:
-                    self._disconnect()
-                    if last_try or block.kept is None:
-                        error = block.loss()
-                        break
+                    losses += 1
+                except _ServiceMovedError:
+                    moves += 1
+                self._disconnect()
+                if losses == 2 or moves > _MOVES or block.kept is None:
+                    error = block.loss()
+                    break
         except ServiceError as failure:
             error = str(failure)
         if error is None:
             return
+        # What is left of the block must not reach the service as if it were a new one.
+        self._disconnect()
         # Only a block that was read to its end leaves a worker that the next query can use.
         while not block.reader.done:
             data = os.read(self._source, _READ_SIZE)
@@ -82,16 +111,20 @@ class Worker:
                 return
             block.take(data)
         _write_all(self._messages, error.encode() + b"\n")
-        _write_all(self._answers, empty_rows(block.owed))
+        if block.owed:
+            for piece in empty_rows(block.owed):
+                _write_all(self._answers, piece)
 
     def _exchange(self, block: _Block) -> str | None:
         """Pass the block on and write the rows that come back; a message if the block failed."""
         if self._service is None:
-            self._service = connect(self._settings_path, self._function, block.written)
+            self._service = connect(self._settings_path, self._function, block.written, self._note)
+            self._note = ""
         service = self._service
-        received = frames.FrameReader()
+        received = frames.FrameReader(_ANSWERS)
         unsent = collections.deque([memoryview(bytes(block.kept or b""))])
         poll = select.poll()
+        silent = 0
         while not block.answered:
             # Errors and hang-ups are reported whatever is asked for.
             poll.register(service, select.POLLIN | (select.POLLOUT if unsent else 0))
@@ -99,7 +132,15 @@ class Worker:
                 _unregister(poll, self._source)
             else:
                 poll.register(self._source, select.POLLIN)
-            for descriptor, events in poll.poll():
+            ready = poll.poll(frames.ALIVE_SECONDS * 1000)
+            silent = 0 if ready else silent + 1
+            if silent >= _SILENT_POLLS:
+                seconds = _SILENT_POLLS * frames.ALIVE_SECONDS
+                self._note = f"the service before was silent for {seconds:.0f} s: killed"
+                end_hung(service)
+                raise _ServiceLostError
+            block.check_patience()
+            for descriptor, events in ready:
                 if descriptor == self._source:
                     data = os.read(self._source, _READ_SIZE)
                     if not data:
@@ -123,15 +164,21 @@ class Worker:
             raise _ServiceLostError from error
         if not data:
             raise _ServiceLostError
-        for kind, rows, payload in received.feed(data):
-            if kind == frames.ERROR:
-                # What is left of the block must not reach the service as if it were a new one.
-                self._disconnect()
-                return payload.decode()
-            if kind != frames.ROWS or rows > block.owed:
-                raise ProtocolError(f"frame {kind} with {rows} rows, {block.owed} are owed")
-            _write_all(self._answers, payload)
-            block.written += rows
+        try:
+            for kind, rows, payload in received.feed(data):
+                if kind == frames.ERROR:
+                    return payload.decode("utf-8", "replace")
+                if kind == frames.RETIRED:
+                    raise _ServiceMovedError
+                if kind == frames.ROWS:
+                    if not 0 < rows <= block.owed or not is_array_block(payload, rows):
+                        raise ProtocolError(f"no answer of {rows} rows, {block.owed} are owed")
+                    _write_all(self._answers, payload)
+                    block.wrote(rows)
+                    if block.answered:
+                        break  # what else it says is not about this block
+        except ProtocolError as error:
+            raise ServiceError(f"the encoder service broke the protocol: {error}") from error
         return None
 
     def _drop_stale_connection(self) -> None:
@@ -153,6 +200,7 @@ class _Block:
         self.kept: bytearray | None = bytearray()
         self.written = 0
         self.rest = b""
+        self._waiting_since = time.monotonic()
         self.take(data)
 
     @property
@@ -172,6 +220,20 @@ class _Block:
             if len(self.kept) > _KEEP_MAX:
                 self.kept = None
         return data
+
+    def wrote(self, rows: int) -> None:
+        """Note that rows have been written."""
+        self.written += rows
+        self._waiting_since = time.monotonic()
+
+    def check_patience(self) -> None:
+        """Raise `ServiceError` if ClickHouse would soon stop waiting for rows."""
+        if time.monotonic() - self._waiting_since > _ROW_SECONDS:
+            raise ServiceError(
+                f"the encoder service runs, and gave no row for {_ROW_SECONDS:.0f} s: it has more "
+                "to do than it can; `clip-encoder status` shows how many rows wait; run fewer such "
+                "queries at once, or with a smaller max_block_size"
+            )
 
     def loss(self) -> str:
         if self.kept is None:
@@ -221,6 +283,8 @@ def main(script: str, settings_path: str, argv: list[str]) -> int:
     `argv` holds the SQL function's name, as the function XML's `command` gives it.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # What the server had open when it started this process is none of its business.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     # Whatever else may print in this process must not reach ClickHouse.
     answers, messages = os.dup(1), os.dup(2)
     nowhere = os.open(os.devnull, os.O_RDWR)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from clickhouse_clip.udf.launch import request_report
 from clickhouse_clip.udf.settings import Settings
 from tests import toy
 from tests.embedded.engine import Engine
+from tests.processes import wait_for_end
 
 #: Another interpreter is how the suite runs on another version of the engine.
 PYTHON = Path(os.environ.get("ENGINE_PYTHON", sys.executable))
@@ -55,6 +55,12 @@ class Server:
         folders = ["--config-dir", str(self.config_dir), "--data-dir", str(self.data_dir)]
         assert install_udfs(["--bundle", str(bundle), "--standalone", *folders, *options]) == 0
 
+    def make_pictures(self) -> None:
+        """0.png to 99.png, and broken.png."""
+        for number in range(100):
+            save_picture(self.user_files / f"{number}.png", number)
+        (self.user_files / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+
     def start_engine(self) -> Engine:
         return Engine(PYTHON, self.data_dir, self.config_dir / "config.xml")
 
@@ -75,20 +81,6 @@ class Server:
         return int(report["pid"])
 
 
-def wait_for_end(pid: int, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists() and state_of(pid) != "Z":
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.02)
-
-
-def state_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "gone"
-
-
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.make_bundle(tmp_path_factory.mktemp("bundles") / "toy")
@@ -98,9 +90,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
     server.install(bundle, "--precision", "fp32")
-    for number in range(100):
-        save_picture(server.user_files / f"{number}.png", number)
-    (server.user_files / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    server.make_pictures()
     yield server
     server.stop_encoder()
 

@@ -40,10 +40,15 @@ def open_engine(data_dir, config_file):
         try:
             if sql.split(None, 1)[0].upper() not in ("SELECT", "WITH", "EXPLAIN", "SHOW"):
                 client.command(sql, parameters=parameters)
-                return []
-            return [list(row) for row in client.query(sql, parameters=parameters).result_rows]
-        finally:
-            clients.put(client)
+                rows = []
+            else:
+                rows = [list(row) for row in client.query(sql, parameters=parameters).result_rows]
+        except Exception:
+            # What a query that was cut off had sent would be taken for the next one's answer.
+            client.close()
+            raise
+        clients.put(client)
+        return rows
 
     return run
 

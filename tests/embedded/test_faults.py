@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests import toy
-from tests.embedded.conftest import Server, assert_vectors, wait_for_end
+from tests.embedded.conftest import Server, assert_vectors
 from tests.embedded.engine import Engine, QueryError
+from tests.processes import children_of, wait_for_end
 from tests.toy import text_vector
 
 LONG_ROWS = 400_000
@@ -25,13 +26,6 @@ LONG_QUERY = (
 
 def assert_works(engine: Engine, word: str = "after") -> None:
     assert_vectors(engine.value(f"SELECT encode_text('{word}')"), text_vector(word.encode()))
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
 
 
 @pytest.fixture

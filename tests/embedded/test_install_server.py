@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,30 @@ def good_functions(answer: dict[str, Any]) -> list[str]:
     return [message for message in found if "16 dimensions, norm 1.000" in message]
 
 
-@pytest.fixture
-def port(etc: Path, tmp_path: Path, bundle: Path) -> Iterator[str]:
-    """A server that runs on `etc`, with the functions."""
-    assert main(["--bundle", str(bundle), "--config-dir", str(etc), "--quiet"]) == 0
-    host = Path(__file__).with_name("http_host.py")
+@contextmanager
+def running(etc: Path) -> Iterator[str]:
+    """A server that runs on `etc`; gives its port."""
+    server = Path(__file__).parents[2] / "docker" / "engine" / "server.py"
     process = subprocess.Popen(
-        [sys.executable, host, tmp_path / "data", etc / "config.xml"],
-        stdin=subprocess.PIPE,
+        [sys.executable, server, "--config-file", etc / "config.xml", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdin is not None
     assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.stdin.close()
-    process.wait(30)
-    process.stdout.close()
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture
+def port(etc: Path, bundle: Path) -> Iterator[str]:
+    """A server that runs on `etc`, with the functions."""
+    assert main(["--bundle", str(bundle), "--config-dir", str(etc), "--quiet"]) == 0
+    with running(etc) as port:
+        yield port
 
 
 def test_verify_check_and_uninstall(
@@ -68,12 +76,20 @@ def test_verify_check_and_uninstall(
     assert len(good_functions(run(capsys, *server, "--check"))) == 5
     user_files = etc.parent / "data" / "user_files"
     assert list(user_files.iterdir()) == []
-    # A function that the server has loaded under another name is not there.
-    answer = run(capsys, *server, "--prefix", "x_", code=1)
-    assert answer["findings"][0]["message"].startswith(
-        "x_encode_text: the server has not loaded it"
-    )
+    renamed = run(capsys, *server, "--prefix", "x_")
+    assert len(good_functions(renamed)) == 5
+    assert "x_encode_text" in good_functions(renamed)[0]
     assert run(capsys, *server, "--uninstall")["status"] == "uninstalled"
+
+
+def test_a_server_that_does_not_load_the_functions(
+    etc: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The stand-in reads its configuration when it starts: it never sees the drop-in.
+    with running(etc) as port:
+        server = ("--config-dir", str(etc), "--port", port, "--bundle", str(bundle))
+        answer = run(capsys, *server, code=1)
+    assert answer["findings"][0]["message"].startswith("encode_text: the server has not loaded it")
 
 
 def test_a_server_that_refuses(

@@ -20,9 +20,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_recall_is_measured_and_drawn(tmp_path: Path) -> None:
     options = ["--rows", "300", "--queries", "2", "--output", str(tmp_path)]
-    for arguments in (["bench.recall", *options], ["bench.recall_plot", tmp_path / "recall.json"]):
+    for arguments in (
+        ["bench.recall", *options],
+        ["bench.recall_plot", tmp_path / "recall-300.json"],
+    ):
         subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True, timeout=300)
-    result = json.loads((tmp_path / "recall.json").read_text())
+    result = json.loads((tmp_path / "recall-300.json").read_text())
     found = {(row["setting"], row["k"]): row for row in result["found"]}
     assert found["exact", 10]["recall"] == 1
     # bf16 may swap neighbours, and full precision puts them back.
@@ -33,5 +36,5 @@ def test_recall_is_measured_and_drawn(tmp_path: Path) -> None:
     # The formula of indexes.sql.
     assert per_row["laion, bf16"] == pytest.approx(512 * 2 + 8 * 64 + 18, rel=0.02)
     assert per_row["laion, i8"] == pytest.approx(512 + 8 * 64 + 18, rel=0.02)
-    with Image.open(tmp_path / "recall.png") as picture:
+    with Image.open(tmp_path / "recall-300.png") as picture:
         assert picture.width > 1000

@@ -39,7 +39,7 @@ def reference() -> Any:
 
 @pytest.fixture(scope="session")
 def bundle(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle that `clip-bundle export --checkpoint` makes of it."""
+    """The bundle that `clip-bundle export --checkpoint --cuda` makes of it."""
     from safetensors.torch import save_file
 
     from clickhouse_clip.udf.bundle_cli import main
@@ -49,5 +49,5 @@ def bundle(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({name: tensor.clone() for name, tensor in reference.state_dict().items()}, checkpoint)
     output = folder / "bundle"
     command = ["export", "--model", MODEL, "--checkpoint", str(checkpoint)]
-    assert main([*command, "--output", str(output)]) == 0
+    assert main([*command, "--cuda", "--output", str(output)]) == 0
     return output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from clickhouse_clip.udf.bundle import Manifest, load_manifest, verify
-from clickhouse_clip.udf.engines.openvino import OpenVinoTower, load, resolve_precision
+from clickhouse_clip.udf.engines import Tower
+from clickhouse_clip.udf.engines import torch as torch_engine
+from clickhouse_clip.udf.engines.openvino import load, resolve_precision
 from clickhouse_clip.udf.image import preprocess
 from clickhouse_clip.udf.text import Tokenizer, batch
 from tests.parity.conftest import MODEL
@@ -39,14 +42,18 @@ def tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
     return Tokenizer.load(bundle, manifest)
 
 
-@pytest.fixture(scope="session")
-def text_tower(bundle: Path, manifest: Manifest) -> OpenVinoTower:
-    return load(bundle, manifest, "text", precision="fp32")
+#: Either engine in float32: OpenVINO's, and the one of GPUs, here on the processor.
+ENGINES = {"openvino": load, "torch": partial(torch_engine.load, device="cpu")}
 
 
-@pytest.fixture(scope="session")
-def image_tower(bundle: Path, manifest: Manifest) -> OpenVinoTower:
-    return load(bundle, manifest, "image", precision="fp32")
+@pytest.fixture(scope="session", params=ENGINES)
+def text_tower(request: pytest.FixtureRequest, bundle: Path, manifest: Manifest) -> Tower:
+    return ENGINES[request.param](bundle, manifest, "text", precision="fp32")
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def image_tower(request: pytest.FixtureRequest, bundle: Path, manifest: Manifest) -> Tower:
+    return ENGINES[request.param](bundle, manifest, "image", precision="fp32")
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +84,7 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def encode_texts(
-    tower: OpenVinoTower, tokenizer: Tokenizer, manifest: Manifest, texts: list[str]
+    tower: Tower, tokenizer: Tokenizer, manifest: Manifest, texts: list[str]
 ) -> NDArray[np.float32]:
     tokens = tokenizer.encode([text.encode() for text in texts])
     return normalised(tower.encode(batch(tokens, manifest.text)))
@@ -100,7 +107,7 @@ def test_the_exported_bundle_is_whole_and_describes_the_model(
 
 
 def test_text_vectors_equal_open_clip_s(
-    text_tower: OpenVinoTower,
+    text_tower: Tower,
     tokenizer: Tokenizer,
     manifest: Manifest,
     expected_texts: NDArray[np.float32],
@@ -110,7 +117,7 @@ def test_text_vectors_equal_open_clip_s(
 
 
 def test_a_text_has_one_vector_whatever_batch_and_length_it_comes_in(
-    text_tower: OpenVinoTower,
+    text_tower: Tower,
     tokenizer: Tokenizer,
     manifest: Manifest,
     expected_texts: NDArray[np.float32],
@@ -126,14 +133,14 @@ def test_a_text_has_one_vector_whatever_batch_and_length_it_comes_in(
 
 
 def test_picture_vectors_equal_open_clip_s(
-    image_tower: OpenVinoTower, manifest: Manifest, expected_pictures: NDArray[np.float32]
+    image_tower: Tower, manifest: Manifest, expected_pictures: NDArray[np.float32]
 ) -> None:
     actual = normalised(image_tower.encode(pixels(manifest)))
     assert np.abs(actual - expected_pictures).max() < 2e-5
 
 
 def test_a_picture_has_one_vector_whatever_batch_it_comes_in(
-    image_tower: OpenVinoTower, manifest: Manifest
+    image_tower: Tower, manifest: Manifest
 ) -> None:
     together = normalised(image_tower.encode(pixels(manifest)))
     for place, one in enumerate(pixels(manifest)):

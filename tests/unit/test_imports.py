@@ -17,7 +17,9 @@ ALLOWED = {
     "udf.errors": set(),
     "udf.native": {"udf.errors"},
     "udf.frames": {"udf.errors"},
-    "udf.launch": {"udf", "udf.errors", "udf.frames"},
+    "udf.launch": {"udf", "udf.errors", "udf.frames", "udf.start"},
+    "udf.start": {"udf.confine", "udf.errors"},
+    "udf.confine": {"udf.errors"},
     "udf.worker": {"udf.errors", "udf.frames", "udf.launch", "udf.native"},
     "udf.encode_text": {"udf.worker"},
     "udf.encode_image": {"udf.worker"},
@@ -25,12 +27,24 @@ ALLOWED = {
     "udf.settings": {"udf.errors"},
     "udf.bundle": {"udf.errors"},
     "udf.cpus": set(),
+    "udf.sources": set(),
+    "udf.tasks": set(),
+    "udf.watchdog": {"udf", "udf.errors", "udf.frames", "udf.tasks"},
+    "udf.greeting": {"udf", "udf.errors", "udf.frames", "udf.launch"},
+    "udf.service_log": {"udf.errors", "udf.settings"},
     "udf.text": {"udf.bundle", "udf.errors"},
     "udf.resampling": set(),
-    "udf.image": {"udf.bundle", "udf.errors", "udf.resampling"},
+    "udf.picture_limits": {"udf.errors"},
+    "udf.image": {"udf.bundle", "udf.errors", "udf.picture_limits", "udf.resampling"},
     "udf.picture_files": {"udf.errors"},
     "udf.engines.openvino": {"udf.bundle", "udf.cpus", "udf.errors", "udf.settings"},
-    "udf.scheduler": {"udf.engines"},
+    "udf.engines.torch": {"udf.bundle", "udf.cuda_weights", "udf.errors", "udf.settings"},
+    "udf.engines.choice": {
+        *("udf.engines", "udf.engines.openvino", "udf.engines.torch"),
+        *("udf.bundle", "udf.errors", "udf.settings"),
+    },
+    "udf.cuda_weights": {"udf.bundle", "udf.errors", "udf.open_clip_models", "udf.towers"},
+    "udf.scheduler": {"udf.engines", "udf.tasks"},
     "udf.windows": {"udf.errors", "udf.scheduler"},
     "udf.towers": set(),
     "udf.open_clip_models": {"udf.bundle", "udf.errors"},
@@ -88,10 +102,17 @@ def test_the_installer_imports_of_udf_only_what_describes_it() -> None:
             assert {name for name in ours(path) if name.startswith("udf")} <= allowed
 
 
-def test_only_the_export_imports_torch() -> None:
+def test_only_the_export_and_the_gpu_s_engine_import_torch() -> None:
     for module, path in modules().items():
         if {"torch", "open_clip"} & {name.partition(".")[0] for name in imports_of(path)}:
-            assert module in ("udf.export", "udf.open_clip_models", "udf.towers")
+            engine = ("udf.engines.torch", "udf.cuda_weights", "udf.open_clip_models", "udf.towers")
+            assert module in ("udf.export", *engine)
+
+
+def test_only_the_choice_of_an_engine_imports_the_gpu_s_and_only_when_it_is_asked_to() -> None:
+    importers = {name for name, path in modules().items() if "udf.engines.torch" in ours(path)}
+    assert importers == {"udf.engines.choice", "udf.export"}
+    assert not loaded_by("clickhouse_clip.udf.engines.choice") & {"torch", "open_clip", "openvino"}
 
 
 def loaded_by(module: str) -> set[str]:

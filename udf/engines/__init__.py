@@ -16,5 +16,5 @@ class Tower(Protocol):
     """
 
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Encode one batch."""
+        """Encode one batch. Two threads may call it at once."""
         ...

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clickhouse_clip.udf import encoder as encoder_module
 from clickhouse_clip.udf import image
 from clickhouse_clip.udf.bundle import load_manifest
 from clickhouse_clip.udf.catalog import BY_NAME
@@ -86,15 +88,42 @@ def test_reduced_decoding_is_a_setting(
 ) -> None:
     asked: list[Any] = []
 
-    def record(data: bytes, *, max_pixels: int, reduce_for: Any) -> Image.Image:
-        asked.append(reduce_for)
-        return opened(data, max_pixels=max_pixels, reduce_for=reduce_for)
+    def record(data: bytes, **options: Any) -> Image.Image:
+        asked.append(options["reduce_for"])
+        return opened(data, **options)
 
     opened = image.open_picture
     monkeypatch.setattr(image, "open_picture", record)
     encoder = encoder_of(bundle, reduced_decoding=reduced)
     encode(encoder, "encode_image_bytes", [png(np.zeros((9, 9, 3), np.uint8))])
     assert asked == [encoder.manifest.image if reduced else None]
+
+
+def test_large_pictures_are_decoded_one_after_another(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those that wait are not taken for hung: only one is being worked on."""
+    monkeypatch.setattr(encoder_module, "_PIXELS_PER_THREAD", 0)
+    encoder = encoder_of(bundle, max_pixels=100, threads=4)
+    counted: list[tuple[int, int]] = []
+    inside: list[int] = []
+
+    def preprocess(picture: Image.Image, spec: Any) -> Any:
+        inside.append(1)
+        # Long enough for the other threads to come and wait for room.
+        time.sleep(0.02)
+        counted.append((len(inside), len(encoder.tasks.under_way())))
+        inside.pop()
+        return real(picture, spec)
+
+    real = image.preprocess
+    monkeypatch.setattr(image, "preprocess", preprocess)
+    rows = [png(np.zeros((10, 10, 3), np.uint8)) for _ in range(20)]
+    vectors, skipped = encode(encoder, "encode_image_bytes", rows)
+    assert len(vectors) == 20
+    assert not skipped
+    assert {together for together, _ in counted} == {1}
+    assert min(watched for _, watched in counted) == 1
 
 
 def test_towers_load_at_first_use(bundle: Path) -> None:

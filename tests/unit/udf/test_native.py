@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clickhouse_clip.udf.errors import ProtocolError
-from clickhouse_clip.udf.native import BlockReader, Oversized, array_block_header, empty_rows
+from clickhouse_clip.udf.native import (
+    BlockReader,
+    Oversized,
+    array_block_header,
+    empty_rows,
+    is_array_block,
+)
 
 
 def varuint(value: int) -> bytes:
@@ -27,6 +33,10 @@ def block(type_name: str, rows: int, values: bytes) -> bytes:
 
 def strings(*values: bytes) -> bytes:
     return block("String", len(values), b"".join(map(string, values)))
+
+
+def empty(rows: int) -> bytes:
+    return b"".join(empty_rows(rows))
 
 
 def read(data: bytes, max_value: int | None = 1 << 20) -> BlockReader:
@@ -157,6 +167,66 @@ def test_what_is_no_block_is_refused(data: bytes, message: str) -> None:
         BlockReader(100).feed(data)
 
 
+@pytest.mark.parametrize(
+    "type_name",
+    [
+        *("FixedString(0)", "FixedString(-1)", "FixedString(x)", "FixedString()", "FixedString(5"),
+        *(
+            "FixedString(16777216)",
+            f"FixedString({'9' * 5000})",
+            "Decimal(x)",
+            "Decimal(",
+            "Decimal",
+        ),
+        *("Nullable(", "Nullable()", "Nullable(Nullable(String))", "LowCardinality(String)", ""),
+    ],
+)
+def test_hostile_types_are_refused(type_name: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        BlockReader(100).feed(block(type_name, 2, bytes(100)))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("rows", [1 << 32, 1 << 62])
+def test_more_rows_than_there_can_be_are_refused(rows: int) -> None:
+    with pytest.raises(ProtocolError, match="rows"):
+        BlockReader(100).feed(block("String", rows, b""))
+
+
+@pytest.mark.parametrize("type_name", ["String", "FixedString(16777215)", "Nullable(String)"])
+@pytest.mark.parametrize("max_value", [100, None])
+def test_what_is_announced_takes_no_memory(type_name: str, max_value: int | None) -> None:
+    """Four billion rows of 2**62 bytes are announced, and a kilobyte comes."""
+    reader = BlockReader(max_value)
+    reader.feed(block(type_name, (1 << 32) - 1, b""))
+    for _ in range(100):
+        reader.feed(varuint(1 << 62) * 10)
+        assert len(reader._buffer) <= 200
+    assert not reader.done
+
+
+def test_a_null_is_found_in_whatever_piece_it_comes() -> None:
+    data = block("Nullable(String)", 300, bytes(255) + b"\1" + bytes(44) + b"\0" * 300)
+    reader = BlockReader(100)
+    for start in range(0, len(data), 64):
+        reader.feed(data[start : start + 64])
+    assert reader.done
+    assert reader.refused == "row 256 of 300 is NULL; filter such rows out, or use ifNull()"
+
+
+def test_fixed_strings_too_long_are_oversized() -> None:
+    taken = read(block("FixedString(20)", 2, bytes(40)), max_value=10).take()
+    assert [value.length for value in taken if isinstance(value, Oversized)] == [20, 20]
+
+
+def test_an_answer_is_a_whole_block_or_none() -> None:
+    good = array_block_header(2) + struct.pack("<2Q3f", 1, 3, 1, 2, 3)
+    assert is_array_block(good, 2)
+    assert is_array_block(empty(5), 5)
+    for bad, rows in ((good, 1), (good, 3), (good[:-1], 2), (good + b"x", 2), (b"", 1)):
+        assert not is_array_block(bad, rows)
+
+
 @given(st.binary(max_size=400))
 def test_random_bytes_never_do_anything_but_raise_or_wait(data: bytes) -> None:
     reader = BlockReader(100)
@@ -170,4 +240,5 @@ def test_random_bytes_never_do_anything_but_raise_or_wait(data: bytes) -> None:
 def test_an_array_block_is_header_offsets_floats() -> None:
     data = array_block_header(300)
     assert data == b"\x01\xac\x02\x09embedding\x0eArray(Float32)"
-    assert empty_rows(2) == array_block_header(2) + struct.pack("<2Q", 0, 0)
+    assert empty(2) == array_block_header(2) + struct.pack("<2Q", 0, 0)
+    assert empty(20_000) == array_block_header(20_000) + bytes(160_000)

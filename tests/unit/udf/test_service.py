@@ -5,20 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from clickhouse_clip.udf import frames, launch, service
+from clickhouse_clip.udf import frames, greeting, launch
+from clickhouse_clip.udf import start as starting
 from clickhouse_clip.udf.control import main as clip_encoder
-from clickhouse_clip.udf.errors import ServiceError
+from clickhouse_clip.udf.errors import ProtocolError, ServiceError
+from clickhouse_clip.udf.greeting import receive_hello
 from clickhouse_clip.udf.launch import connect, request_report
+from clickhouse_clip.udf.native import array_block_header
+from clickhouse_clip.udf.service_log import open_log
 from clickhouse_clip.udf.settings import Settings
 from tests import toy
+from tests.processes import is_alive, processes_with, wait_for_end, wait_until
+from tests.unit.udf.test_native import strings
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +80,10 @@ def pid_of(settings: Settings) -> int:
     return int(str(report["pid"]))
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.02)
-
-
 def stop(settings: Settings) -> None:
     report = request_report(str(settings.runtime_dir), "stop")
     if report is not None:
-        wait_until_gone(int(str(report["pid"])))
+        wait_for_end(int(str(report["pid"])))
 
 
 def test_the_first_worker_starts_it_and_the_next_finds_it(
@@ -129,7 +126,7 @@ def test_it_leaves_after_the_grace_period(settings: Settings, settings_file: Pat
         pid = pid_of(settings)
         time.sleep(1.5)
         assert is_alive(pid)
-    wait_until_gone(pid)
+    wait_for_end(pid)
     assert status(settings) is None
 
 
@@ -142,9 +139,9 @@ def test_changed_settings_bring_a_new_service(settings: Settings, settings_file:
             assert report is not None
             assert report["pid"] != first
             assert report["threads"] == 1
-            wait_until_gone(first)
+            wait_for_end(first)
             old.setblocking(True)
-            assert old.recv(1) == b""
+            assert old.recv(99) == frames.encode(frames.RETIRED)
 
 
 def install_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
@@ -154,7 +151,7 @@ def install_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
         "import sys; from clickhouse_clip.udf.service import main; sys.exit(main(sys.argv[1:]))"
     )
     monkeypatch.setattr(launch, "__version__", version)
-    monkeypatch.setattr(launch, "_SERVICE", ("-IBc", code))
+    monkeypatch.setattr(starting, "_SERVICE", ("-IBc", code))
 
 
 def test_a_newer_worker_replaces_an_older_service(
@@ -167,7 +164,7 @@ def test_a_newer_worker_replaces_an_older_service(
             report = status(settings)
     assert report is not None
     assert report["version"] == "99.0.0"
-    wait_until_gone(first)
+    wait_for_end(first)
 
 
 def test_an_older_worker_is_served(settings_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,29 +225,170 @@ def test_a_runtime_path_of_any_length(settings: Settings, tmp_path: Path) -> Non
     stop(long)
 
 
-def test_who_says_no_hello_is_refused(settings: Settings, settings_file: Path) -> None:
+HELLO = {
+    "role": "worker", "protocol": frames.PROTOCOL, "version": "0", "settings": "", "skip": 0,
+    "function": "encode_text",
+}  # fmt: skip
+
+
+def hello(**changes: object) -> bytes:
+    return frames.encode(frames.HELLO, 0, json.dumps({**HELLO, **changes}).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x" * 100,
+        frames.encode(frames.ROWS),
+        frames.HEADER.pack(frames.HELLO, 0, 1 << 40),
+        frames.HEADER.pack(frames.HELLO, 0, 1 << 20) + b" " * 70_000,
+        *(
+            frames.encode(frames.HELLO, 0, payload)
+            for payload in (b"{", b"[]", b"null", b"{}", b'{"role": []}', b"[" * 60_000, b"\xff")
+        ),
+        hello(role="nobody"),
+        hello(version=1),
+        hello(settings=None),
+        hello(function=["encode_text"]),
+        hello(skip=-1),
+        hello(skip="0"),
+        hello(skip=True),
+    ],
+)
+def test_who_says_no_hello_is_refused(data: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        threading.Thread(target=theirs.sendall, args=(data,), daemon=True).start()
+        with pytest.raises((ServiceError, ProtocolError)):
+            receive_hello(ours)
+
+
+def test_hostile_peers_do_not_hurt_the_service(settings: Settings, settings_file: Path) -> None:
     with connect(str(settings_file), "encode_text", 0):
-        for data in (b"x" * 100, frames.encode(frames.ROWS), frames.encode(frames.HELLO, 0, b"{")):
+        pid = pid_of(settings)
+        for data in (b"x" * 100, frames.encode(frames.HELLO, 0, b"{"), b"", hello(skip=-1)):
             with socket.socket(socket.AF_UNIX) as peer:
                 peer.connect(str(settings.runtime_dir / launch.SOCKET_NAME))
                 peer.sendall(data)
+                peer.shutdown(socket.SHUT_WR)
                 assert peer.recv(1) == b""
-        assert status(settings) is not None
+        assert pid_of(settings) == pid
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no block, and no chunk header either",
+        b"2\n" + b"\xff" * 20,
+        b"99999999999999999999\n\x01",
+        b"1\n\x01\x01\x04text\x0dArray(String)",
+        b"1\n\x01\x01\x04text\x0eFixedString(0)",
+        b"1\n\x01\x01\x04text\x06UInt64" + bytes(8),
+        b"1\n\x01\x01\x04text\x06String\x01x and more than the block has",
+        b"1\n\x01\x01\x04text\x06String" + b"\xff" * 9 + b"\x01",  # a text of 2**64 bytes
+    ],
+)
+def test_a_worker_that_sends_no_block_gets_an_error(settings_file: Path, data: bytes) -> None:
+    with connect(str(settings_file), "encode_text", 0) as connection:
+        connection.setblocking(True)
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    found = frames.FrameReader((frames.ERROR,)).feed(received)
+    # A text that never comes is waited for, until the worker has gone.
+    assert [kind for kind, _, _ in found] == ([] if data.endswith(b"\x01") else [frames.ERROR])
+
+
+def test_a_service_that_does_not_answer_is_replaced(
+    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_GREETING_SECONDS", 1.0)
+    with connect(str(settings_file), "encode_text", 0):
+        first = pid_of(settings)
+        os.kill(first, signal.SIGSTOP)
+        with pytest.raises(ServiceError, match="did not answer"):
+            status(settings)
+        with connect(str(settings_file), "encode_text", 0):
+            assert pid_of(settings) != first
+    wait_for_end(first)
+    assert f"killed process {first}" in settings.log_file.read_text()
+
+
+def test_clip_encoder_stop_ends_a_service_that_does_not_answer(
+    settings: Settings,
+    settings_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(launch, "_GREETING_SECONDS", 1.0)
+    with connect(str(settings_file), "encode_text", 0):
+        pid = pid_of(settings)
+        os.kill(pid, signal.SIGSTOP)
+        assert clip_encoder(["stop", "--settings", str(settings_file)]) == 0
+    assert f"{pid} did not answer and was killed" in capsys.readouterr().out
+    wait_for_end(pid)
+
+
+def test_a_service_that_hangs_while_it_starts_is_killed(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forked or not."""
+    monkeypatch.setattr(starting, "_START_SECONDS", 1.0)
+    monkeypatch.setattr(
+        starting, "_SERVICE", ("-IBc", "import os, time; os.fork(); time.sleep(3600)")
+    )
+    with pytest.raises(ServiceError, match="did not listen within 1 s"):
+        connect(str(settings_file), "encode_text", 0)
+    wait_until(lambda: not processes_with(str(settings_file), "3600"), "it is still there")
+
+
+def test_a_hundred_workers_at_once_start_one_service(
+    settings: Settings, settings_file: Path
+) -> None:
+    code = (
+        "import sys; from clickhouse_clip.udf.encode_text import main; "
+        "sys.exit(main(sys.argv[1], sys.argv[2:]))"
+    )
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-Ic", code, str(settings_file), "encode_text"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(100)
+    ]
+    for number, process in enumerate(workers):
+        assert process.stdin is not None
+        process.stdin.write(strings(b"w%d" % number))
+        process.stdin.close()
+    for number, process in enumerate(workers):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process.stdout, process.stderr:
+            answer, message = process.stdout.read(), process.stderr.read()
+        assert process.wait(60) == 0
+        assert message == b""
+        assert answer.startswith(array_block_header(1))
+        vector = np.frombuffer(answer[-4 * toy.DIM :], "<f4")
+        np.testing.assert_allclose(vector, toy.text_vector(b"w%d" % number), atol=2e-6)
+    assert settings.log_file.read_text().count("listens") == 1
 
 
 def test_another_users_peer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        service._check_peer(ours)
-        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-        if os.getuid() == 0:
-            monkeypatch.setattr(service.struct, "unpack", lambda *_: (1, 4711, 0))
+        hello = {"role": "status", "version": "1.0"}
+        theirs.sendall(frames.encode(frames.HELLO, 0, json.dumps(hello).encode()))
+        monkeypatch.setattr(greeting, "peer_of", lambda _: (1, os.geteuid() + 4711))
         with pytest.raises(ServiceError, match="not the server's"):
-            service._check_peer(ours)
+            receive_hello(ours)
+        monkeypatch.undo()
+        assert receive_hello(ours).role == "status"
 
 
 def test_the_log_is_bounded(settings: Settings, root_logger: logging.Logger) -> None:
-    service._open_log(replace(settings, log_max_bytes=8192))
+    open_log(replace(settings, log_max_bytes=8192))
     for number in range(1000):
         root_logger.info("line %d of some length, so that the file is soon full", number)
         total = sum(file.stat().st_size for file in settings.log_file.parent.iterdir())
@@ -274,6 +412,6 @@ def test_clip_encoder(
         report = json.loads(capsys.readouterr().out)
         assert report["pid"] == pid_of(settings)
         assert clip_encoder(["stop", *option]) == 0
-        wait_until_gone(report["pid"])
+        wait_for_end(report["pid"])
     assert clip_encoder(["status", "--settings", "/none.json"]) == 1
     assert "install-udfs" in capsys.readouterr().err

@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from clickhouse_clip.udf import frames
-from clickhouse_clip.udf.native import BlockReader, array_block_header, empty_rows
-from tests.unit.udf.test_native import block, strings
+from clickhouse_clip.udf.native import BlockReader, array_block_header
+from tests.unit.udf.test_native import block, empty, strings
 
 Script = Callable[["Peer"], None]
 
@@ -64,7 +65,7 @@ class FakeService:
         while True:
             connection, _ = self._listener.accept()
             with connection:
-                received = frames.FrameReader()
+                received = frames.FrameReader((frames.HELLO,))
                 greeting = received.feed(connection.recv(65536))
                 hello = json.loads(greeting[0][2])
                 self.hellos.append(hello)
@@ -91,8 +92,8 @@ def service(tmp_path: Path) -> Iterator[FakeService]:
     assert service.faults == []
 
 
-def start(settings: Path) -> subprocess.Popen[bytes]:
-    code = (
+def start(settings: Path, patch: str = "") -> subprocess.Popen[bytes]:
+    code = patch + (
         "import sys; from clickhouse_clip.udf.encode_text import main; "
         "sys.exit(main(sys.argv[1], sys.argv[2:]))"
     )
@@ -114,6 +115,14 @@ def echo(peer: Peer) -> None:
     """Answer every block, until the worker leaves."""
     while True:
         peer.send_rows(len(peer.read_block()))
+
+
+def echo_rest(peer: Peer) -> None:
+    """Answer the first block from the row on that the worker asks for."""
+    skip = peer.hello["skip"]
+    assert isinstance(skip, int)
+    peer.send_rows(len(peer.read_block()) - skip)
+    echo(peer)
 
 
 def test_rows_are_passed_on_as_they_come(settings: Path, service: FakeService) -> None:
@@ -140,7 +149,7 @@ def test_an_error_is_written_with_the_rows_that_are_owed(
 
     service.scripts = [fail_late, echo]
     data = strings(b"one", b"two", b"three") + strings(b"next")
-    assert run(settings, data) == (answer(1) + empty_rows(2) + answer(1), b"row 2: no\n", 0)
+    assert run(settings, data) == (answer(1) + empty(2) + answer(1), b"row 2: no\n", 0)
 
 
 def test_an_error_before_the_block_is_read_does_not_spoil_the_next(
@@ -152,7 +161,7 @@ def test_an_error_before_the_block_is_read_does_not_spoil_the_next(
 
     service.scripts = [fail_early, echo]
     data = strings(*[b"x" * 1000] * 5000) + strings(b"next")
-    assert run(settings, data) == (empty_rows(5000) + answer(1), b"early\n", 0)
+    assert run(settings, data) == (empty(5000) + answer(1), b"early\n", 0)
 
 
 def test_a_lost_block_is_sent_again_without_the_rows_answered(
@@ -178,7 +187,7 @@ def test_a_block_lost_twice_fails(settings: Path, service: FakeService) -> None:
 
     service.scripts = [die, die, echo]
     answers, messages, _ = run(settings, strings(b"one", b"two") + strings(b"next"))
-    assert answers == empty_rows(2) + answer(1)
+    assert answers == empty(2) + answer(1)
     assert b"stopped twice" in messages
 
 
@@ -210,7 +219,7 @@ def test_a_block_too_large_to_be_kept_fails_when_the_service_dies(
     service.scripts = [die_late, echo]
     data = strings(*[b"x" * (1 << 20)] * 20) + strings(b"next")
     answers, messages, _ = run(settings, data)
-    assert answers == empty_rows(20) + answer(1)
+    assert answers == empty(20) + answer(1)
     assert b"smaller max_block_size" in messages
 
 
@@ -221,7 +230,7 @@ def test_a_refused_type_is_the_services_to_name(settings: Path, service: FakeSer
 
     service.scripts = [refuse]
     answers, messages, code = run(settings, block("UInt64", 3, bytes(24)))
-    assert (answers, messages, code) == (empty_rows(3), b"got UInt64, use toString()\n", 0)
+    assert (answers, messages, code) == (empty(3), b"got UInt64, use toString()\n", 0)
 
 
 def test_input_that_is_no_block_ends_the_worker_with_a_message(
@@ -237,15 +246,143 @@ def test_input_that_is_no_block_ends_the_worker_with_a_message(
 def test_a_service_that_cannot_start_is_the_querys_error(settings: Path) -> None:
     """The settings lack what the service needs, so it cannot start; the worker can go on."""
     answers, messages, code = run(settings, strings(b"one", b"two"))
-    assert answers == empty_rows(2)
+    assert answers == empty(2)
     assert b"encoder service cannot be started" in messages
     assert b"bundle" in messages
     assert code == 0
 
 
+def test_frames_behind_the_last_row_are_not_about_this_block(
+    settings: Path, service: FakeService
+) -> None:
+    """A service that gives way may say so at once: the next block begins with its first row."""
+
+    def answer_and_retire(peer: Peer) -> None:
+        rows = len(peer.read_block())
+        retired = frames.encode(frames.RETIRED)
+        peer.connection.sendall(frames.encode(frames.ROWS, rows, answer(rows)) + retired)
+
+    service.scripts = [answer_and_retire] * 20
+    for _ in range(10):
+        worker = start(settings)
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        for _ in range(2):
+            worker.stdin.write(strings(b"one", b"two"))
+            worker.stdin.flush()
+            assert worker.stdout.read(len(answer(2))) == answer(2)
+        assert worker.communicate(timeout=30)[1] == b""
+    assert [hello["skip"] for hello in service.hellos] == [0] * 20
+
+
+def test_a_service_that_gives_way_costs_no_try(settings: Path, service: FakeService) -> None:
+    def retire(peer: Peer) -> None:
+        peer.read_block()
+        peer.send_rows(1)
+        peer.connection.sendall(frames.encode(frames.RETIRED))
+
+    service.scripts = [retire, retire, retire, echo_rest]
+    data = strings(*[b"x"] * 5) + strings(b"next")
+    answers = answer(1) * 3 + answer(2) + answer(1)
+    assert run(settings, data) == (answers, b"", 0)
+    assert [hello["skip"] for hello in service.hellos] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x04" + b"\xff" * 12,  # a payload of 2**64 bytes
+        frames.HEADER.pack(frames.ROWS, 2, 1 << 40),
+        frames.encode(99, 0, b"?"),
+        frames.encode(frames.HELLO, 0, b"{}"),
+        frames.encode(frames.ROWS, 0, answer(0)),
+        frames.encode(frames.ROWS, 3, answer(3)),
+        frames.encode(frames.ROWS, 2, answer(1)),
+        frames.encode(frames.ROWS, 2, answer(2) + b"\0"),
+        frames.encode(frames.ROWS, 2, answer(2)[:-1]),
+        frames.encode(frames.ROWS, 2, b"no block at all"),
+        frames.encode(frames.ROWS, 2, b""),
+        b"\xff" * 5000,
+    ],
+)
+def test_a_service_that_breaks_the_protocol_is_the_querys_error(
+    settings: Path, service: FakeService, frame: bytes
+) -> None:
+    """Not a byte of it reaches ClickHouse, and the next block is answered."""
+
+    def break_it(peer: Peer) -> None:
+        peer.read_block()
+        peer.connection.sendall(frame)
+
+    service.scripts = [break_it, echo]
+    answers, messages, code = run(settings, strings(b"one", b"two") + strings(b"next"))
+    assert answers == empty(2) + answer(1)
+    assert b"broke the protocol" in messages
+    assert code == 0
+
+
+def test_an_error_that_is_no_text_is_shown_all_the_same(
+    settings: Path, service: FakeService
+) -> None:
+    def fail(peer: Peer) -> None:
+        peer.read_block()
+        peer.connection.sendall(frames.encode(frames.ERROR, 0, b"\xff\xfe no"))
+
+    service.scripts = [fail]
+    answers, messages, _ = run(settings, strings(b"one"))
+    assert answers == empty(1)
+    assert b" no\n" in messages
+
+
+def test_silence_is_not_taken_for_work_and_work_not_for_silence(
+    settings: Path, service: FakeService
+) -> None:
+    """The service says that it is alive for longer than silence may last, then nothing.
+
+    It is this test's own process that the worker then kills: another stands in for it.
+    """
+    said = []
+
+    def live_and_hang(peer: Peer) -> None:
+        peer.read_block()
+        for _ in range(12):
+            time.sleep(0.1)
+            peer.connection.sendall(frames.encode(frames.ALIVE))
+        said.append(time.monotonic())
+        assert peer.connection.recv(1) == b""
+
+    service.scripts = [live_and_hang, echo]
+    # Six polls of 0.1 s; instead of a kill, a note that there would have been one.
+    worker = start(
+        settings,
+        "from clickhouse_clip.udf import frames, worker; frames.ALIVE_SECONDS = 0.1; "
+        "worker.end_hung = lambda service: None; ",
+    )
+    answers, messages = worker.communicate(strings(b"one"), timeout=60)
+    assert (answers, messages) == (answer(1), b"")
+    assert len(said) == 1
+
+
+def test_no_row_for_too_long_is_an_error_before_clickhouse_gives_up(
+    settings: Path, service: FakeService
+) -> None:
+    def dawdle(peer: Peer) -> None:
+        peer.read_block()
+        peer.send_rows(1)
+        while True:
+            time.sleep(0.05)
+            peer.connection.sendall(frames.encode(frames.ALIVE))
+
+    service.scripts = [dawdle, echo]
+    worker = start(settings, "from clickhouse_clip.udf import worker; worker._ROW_SECONDS = 0.5; ")
+    answers, messages = worker.communicate(strings(b"one", b"two") + strings(b"x"), timeout=60)
+    assert answers == answer(1) + empty(1) + answer(1)
+    assert b"gave no row for" in messages
+
+
 def test_missing_settings_are_the_querys_error(tmp_path: Path) -> None:
     answers, messages, _ = run(tmp_path / "none.json", strings(b"one"))
-    assert answers == empty_rows(1)
+    assert answers == empty(1)
     assert b"install-udfs" in messages
 
 
