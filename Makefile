@@ -53,7 +53,12 @@ test-versions: $(addprefix test-engine-,$(OLD_ENGINES))
 test-engine-%: .venv/test.stamp .venv-%/stamp
 	ENGINE_PYTHON=.venv-$*/bin/python .venv/bin/python -m pytest tests/embedded
 
-.venv/demo.stamp .venv/test.stamp: .venv/%.stamp: pyproject.toml
+# The image, in containers: on the official server, or where no registry answers, on a stand-in.
+.PHONY: test-docker
+test-docker: .venv/docker.stamp
+	PYTHON=$(CURDIR)/.venv/bin/python tests/docker/run
+
+.venv/demo.stamp .venv/test.stamp .venv/docker.stamp: .venv/%.stamp: pyproject.toml
 	@echo 'Installing into .venv (no torch; a minute or two):'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python $(PIP) --editable '.[$*]' | $(PROGRESS)
@@ -82,7 +87,7 @@ ROWS ?= 200000
 .PHONY: recall
 recall: .venv/demo.stamp
 	.venv/bin/python -m bench.recall --rows $(ROWS) --output bench/results
-	.venv/bin/python -m bench.recall_plot bench/results/recall.json
+	.venv/bin/python -m bench.recall_plot bench/results/recall-$(ROWS).json
 
 # The functions beside the guide's way, peers and limits: a table, bench/results/*.json and pictures.
 .PHONY: bench bench-quick
@@ -93,6 +98,26 @@ bench-quick: .venv-export/bench.stamp
 
 .venv-export/bench.stamp: .venv-export/stamp
 	@.venv-export/bin/python $(PIP) --editable '.[bench]' | $(PROGRESS)
+	@touch $@
+
+# The long forms of what `make test` tries for seconds: many clients at once, with memory and
+# descriptors watched; and the protocol's parsers and the model-based test against chance.
+MINUTES ?= 10
+SEQUENCES ?= 20
+.PHONY: soak fuzz
+soak: .venv/soak.stamp
+	.venv/bin/python -m tests.soak --minutes $(MINUTES) --output build/soak
+fuzz: .venv/fuzz.stamp
+	.venv/bin/python -m tests.fuzz --minutes $(MINUTES)
+	SEQUENCES=$(SEQUENCES) .venv/bin/python -m pytest -s tests/embedded/test_model_based.py
+
+.venv/soak.stamp: .venv/test.stamp
+	@.venv/bin/python $(PIP) 'matplotlib>=3.9,<4' | $(PROGRESS)
+	@touch $@
+
+# atheris has wheels for some versions of Python only; without it, hypothesis does its part.
+.venv/fuzz.stamp: .venv/test.stamp
+	@.venv/bin/python $(PIP) --only-binary :all: atheris || true
 	@touch $@
 
 # mypy looks for clickhouse_clip.udf in clickhouse_clip/udf, which is only a name of udf/.
