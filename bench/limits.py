@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clickhouse_clip.udf.bundle import load_manifest
 from clickhouse_clip.udf.cpus import usable_cpus
+from clickhouse_clip.udf.engines import Tower
 from clickhouse_clip.udf.engines.openvino import load
 from clickhouse_clip.udf.image import open_picture, preprocess
 from clickhouse_clip.udf.settings import Precision
@@ -23,7 +28,11 @@ FLOP_PER_TOKEN = 75.6e6
 FLOP_PER_PICTURE = 8.7e9
 
 _BATCH_TOKENS = (128, 256, 512, 1024)
-_BATCH_PICTURES = (2, 8, 32)
+_BATCH_PICTURES = (1, 2, 4, 8, 32)
+
+#: What `sweep` tries: tokens of a text, and rows of a batch.
+_LENGTHS = (8, 16, 24, 32, 77)
+_ROWS = (1, 4, 16, 64)
 
 
 def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> dict[str, float]:
@@ -32,7 +41,7 @@ def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> dict[
     tokens = Tokenizer.load(bundle, manifest).encode([text.encode() for text in texts])
     tokens.sort(key=len)
     tower = load(bundle, manifest, "text", precision=precision)
-    best = {"texts_per_second": 0.0, "flops": 0.0, "batch_tokens": 0.0}
+    best = {"texts_per_second": 0.0, "flops": 0.0, "inputstokens": 0.0}
     for limit in _BATCH_TOKENS:
         batches = []
         rest = list(tokens)
@@ -51,7 +60,7 @@ def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> dict[
             best = {
                 "texts_per_second": len(texts) / seconds,
                 "flops": flop / seconds,
-                "batch_tokens": float(limit),
+                "inputstokens": float(limit),
             }
     return best
 
@@ -80,6 +89,44 @@ def forward_pictures(bundle: Path, paths: list[Path], precision: Precision) -> d
                 "batch": float(rows),
             }
     return best
+
+
+def sweep(bundle: Path, precision: Precision, seconds: float) -> list[dict[str, Any]]:
+    """Rows a second of either tower by length and rows of a batch; length 0 stands for pictures.
+
+    Each is the median over `seconds`, three batches at least.
+    """
+    manifest = load_manifest(bundle)
+    random = np.random.default_rng(0)
+    found = []
+    for kind in ("text", "image"):
+        tower = load(bundle, manifest, kind, precision=precision)
+        for length in _LENGTHS if kind == "text" else (0,):
+            for rows in _ROWS:
+                if length * rows > max(_BATCH_TOKENS):
+                    continue
+                if kind == "text":
+                    inputs = random.integers(256, manifest.text.vocab_size - 2, (rows, length))
+                    inputs[:, 0] = manifest.text.vocab_size - 2
+                    inputs[:, -1] = manifest.text.vocab_size - 1
+                else:
+                    shape = (rows, manifest.image.height, manifest.image.width, 3)
+                    inputs = random.integers(0, 256, shape, np.uint8)
+                tower.encode(inputs)
+                rate = rows / median(_times(tower, inputs, seconds))
+                found.append(
+                    {"precision": precision, "length": length, "rows": rows, "per_second": rate}
+                )
+    return found
+
+
+def _times(tower: Tower, inputs: NDArray[Any], seconds: float) -> Iterator[float]:
+    begun, calls = perf_counter(), 0
+    while calls < 3 or perf_counter() - begun < seconds:
+        started = perf_counter()
+        tower.encode(inputs)
+        calls += 1
+        yield perf_counter() - started
 
 
 def matrix_products(dtype: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""The results as pictures: rates beside their peers, and searches under load."""
+"""The results as pictures."""
 
 from __future__ import annotations
 
@@ -10,27 +10,35 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-_KINDS = {"short_texts": "short texts", "captions": "captions", "pictures": "pictures"}
+from bench.workload import KINDS
+
+_BLUE, _DARK, _GREY = "#1a6dd9", "#0d3f85", "#b9c2cf"
+_COLORS = {"fp32": _GREY, "bf16": _BLUE, "int8": _DARK}
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:
-    """Write `throughput.png` and `latency.png`."""
+    """Write `throughput.png`, `forward.png`, `latency.png` and `growth.png`."""
     _throughput(result, folder / "throughput.png")
+    _forward(result, folder / "forward.png")
     _latency(result, folder / "latency.png")
+    _growth(result, folder / "growth.png")
 
 
 def _throughput(result: dict[str, Any], path: Path) -> None:
-    rates = {"through SQL": {kind: result["ours"][kind]["median"] for kind in _KINDS}}
-    rates.update(result["peers"])
-    rates["the guide's script"] = {kind: result["baseline"][kind]["median"] for kind in _KINDS}
-    figure, axes = plt.subplots(1, len(_KINDS), figsize=(12, 3.2), layout="constrained")
-    for axis, (kind, title) in zip(axes, _KINDS.items(), strict=True):
+    ours = {f"through SQL, {result['precision']}": "ours", "through SQL, int8": "ours_int8"}
+    rates = {
+        title: {kind: result[name][kind]["median"] for kind in KINDS}
+        for title, name in {**ours, "the guide's script": "baseline"}.items()
+    }
+    rates = {**dict(list(rates.items())[:2]), **result["peers"], **dict(list(rates.items())[2:])}
+    figure, axes = plt.subplots(1, len(KINDS), figsize=(12, 3.4), layout="constrained")
+    for axis, kind in zip(axes, KINDS, strict=True):
         names = list(rates)[::-1]
         values = [rates[name][kind] for name in names]
-        colors = ["#1a6dd9" if name == "through SQL" else "#b9c2cf" for name in names]
+        colors = [_BLUE if name in ours else _GREY for name in names]
         bars = axis.barh(names if axis is axes[0] else range(len(names)), values, color=colors)
         axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
-        axis.set_title(f"{title} a second", loc="left", fontsize=11)
+        axis.set_title(f"{kind.replace('_', ' ')} a second", loc="left", fontsize=11)
         axis.set_xlim(0, max(values) * 1.2)
         axis.set_xticks([])
         axis.spines[:].set_visible(False)
@@ -39,27 +47,76 @@ def _throughput(result: dict[str, Any], path: Path) -> None:
             axis.set_yticks([])
     machine = result["machine"]
     figure.suptitle(
-        f"ViT-B/32, {machine['processors']} processors ({machine['processor']}), "
-        f"{result['precision']}",
+        f"ViT-B/32, {machine['processors']} processors ({machine['processor']})",
         fontsize=10,
         x=0.01,
         ha="left",
     )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
+
+
+def _forward(result: dict[str, Any], path: Path) -> None:
+    lengths = sorted({each["length"] for each in result["sweep"]}, key=lambda each: each or 1000)
+    figure, axes = plt.subplots(1, len(lengths), figsize=(14, 3), layout="constrained")
+    for axis, length in zip(axes, lengths, strict=True):
+        for precision, color in _COLORS.items():
+            points = [
+                (each["rows"], each["per_second"])
+                for each in result["sweep"]
+                if each["length"] == length and each["precision"] == precision
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), "o-", color=color, label=precision, ms=4)
+        axis.set_title(f"texts of {length} tokens" if length else "pictures", fontsize=10)
+        axis.set_xscale("log", base=4)
+        axis.set_xlabel("rows in a batch", fontsize=9)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("rows a second")
+    axes[0].legend(frameon=False, fontsize=9)
+    _save(figure, path)
 
 
 def _latency(result: dict[str, Any], path: Path) -> None:
-    load = sorted(1e3 * each for each in result["ours"]["under_load"]["seconds"])
-    idle = 1e3 * result["ours"]["warm_seconds"]["p50"]
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    axis.plot(load, [place / len(load) for place in range(1, len(load) + 1)], color="#1a6dd9")
-    axis.axvline(idle, color="#b9c2cf")
-    axis.annotate(f"idle: {idle:.0f} ms", (idle, 0.03), fontsize=9, color="#5b6573")
+    for name, title in (("ours", result["precision"]), ("ours_int8", "int8")):
+        load = sorted(1e3 * each for each in result[name]["under_load"]["seconds"])
+        idle = 1e3 * result[name]["warm_seconds"]["p50"]
+        shares = [place / len(load) for place in range(1, len(load) + 1)]
+        axis.plot(load, shares, color=_COLORS[title], label=f"{title}, idle p50 {idle:.0f} ms")
+        axis.axvline(idle, color=_COLORS[title], linestyle=":")
     axis.set_xlabel("milliseconds of a search query while texts and pictures are embedded")
     axis.set_ylabel("share of queries")
     axis.set_xlim(left=0)
     axis.set_ylim(0, 1)
+    axis.legend(frameon=False, fontsize=9, loc="lower right")
     axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _growth(result: dict[str, Any], path: Path) -> None:
+    rows, workers = result["growth"]["rows"], result["growth"]["workers"]
+    figure, (time, memory, more) = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+    counts = [each["rows"] for each in rows]
+    time.loglog(counts, [each["seconds"] for each in rows], "o-", color=_BLUE)
+    time.set_ylabel("seconds")
+    memory.semilogx(counts, [each["bytes"] / 2**20 for each in rows], "o-", color=_BLUE)
+    memory.set_ylabel("MiB, service and workers")
+    memory.set_ylim(bottom=0)
+    more.plot(
+        [each["workers"] for each in workers],
+        [each["rows"] / each["seconds"] for each in workers],
+        "o-",
+        color=_BLUE,
+    )
+    more.set_ylabel("rows a second")
+    more.set_ylim(bottom=0)
+    for axis, label in ((time, "rows"), (memory, "rows"), (more, "workers at most")):
+        axis.set_xlabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -1,9 +1,10 @@
 """Recall and latency of the vector index, for the settings that one may choose: `make recall`.
 
     python -m bench.recall --rows 200000 --output bench/results
+    python -m bench.recall --rows 1000000 --queries 30 --indexes laion/bf16
 
 Loads generated shards with load-laion into the embedded engine, builds the index of indexes.sql and
-others of other quantisations, and searches with sql/recall.sql. Writes recall.json, which
+others of other quantisations, and searches with sql/recall.sql. Writes recall-ROWS.json, which
 bench/recall_plot.py draws.
 """
 
@@ -31,18 +32,25 @@ SHARD_ROWS = 1_000_000
 WARM_UP = 3
 
 CANDIDATES = (16, 32, 64, 128, 256, 512)
+#: Tables and quantisations: the guide's index, the lean table's, and a smaller one.
+INDEXES = ("laion/bf16", "lean/bf16", "laion/i8")
 RESCORING = {"vector_search_with_rescoring": 1, "vector_search_index_fetch_multiplier": 4}
 
 
 class Recall:
     """One measurement; `result` is what it came to."""
 
-    def __init__(self, folder: Path, output: Path, rows: int, queries: int) -> None:
+    def __init__(
+        self, folder: Path, output: Path, rows: int, queries: int, indexes: list[str]
+    ) -> None:
         self._folder, self._output, self._rows, self._queries = folder, output, rows, queries
+        self._indexes = [tuple(index.split("/")) for index in indexes]
+        # `laion` always: what is searched for and found by brute force comes from it.
+        self._tables = list(dict.fromkeys(["laion", *(table for table, _ in self._indexes)]))
         self.result: dict[str, Any] = {"rows": rows, "queries": queries, "tables": {}, "found": []}
 
     def run(self) -> None:
-        """Load, then measure the standard table with each quantisation, and the lean table."""
+        """Load the tables that the indexes need, then measure brute force and each index."""
         database = Database(f"chdb://{self._folder}/db")
         self._client = clickhouse_connect.get_client(dsn=f"chdb://{self._folder}/db")
         for statement in read_statements("schema_lean.sql"):
@@ -50,13 +58,13 @@ class Recall:
         for shard in range((self._rows - 1) // SHARD_ROWS + 1):
             rows = min(SHARD_ROWS, self._rows - shard * SHARD_ROWS)
             write_shard(self._folder / "laion", shard, rows)
-            for table in ("laion", "lean"):
+            for table in self._tables:
                 with self._timed(f"load into {table}"):
                     Loader(database, str(self._folder / "laion"), table).load(shard)
             shutil.rmtree(self._folder / "laion")
         self._queries_and_truth()
         self.result["sizes"] = self._sizes()
-        for table, quantisation in (("laion", "bf16"), ("lean", "bf16"), ("laion", "i8")):
+        for table, quantisation in self._indexes:
             self._build(table, quantisation)
             self._search(table, quantisation)
 
@@ -67,7 +75,7 @@ class Recall:
             self._client.command(statement, parameters)
         rows = self._client.query("SELECT query, target FROM recall_queries ORDER BY query")
         self._targets = rows.result_rows
-        for table in ("laion", "lean"):
+        for table in self._tables:
             with self._timed(f"merge {table}"):
                 self._client.command(f"OPTIMIZE TABLE {table} FINAL")
             name = "exact" if table == "laion" else "lean, brute force"
@@ -143,16 +151,17 @@ class Recall:
 
 
 def main() -> None:
-    """Measure, print the table, write recall.json."""
+    """Measure, print the table, write recall-ROWS.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--indexes", nargs="+", choices=INDEXES, default=INDEXES)
     parser.add_argument("--output", type=Path, default=Path("bench/results"))
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="recall-"))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    output = arguments.output / "recall.json"
-    recall = Recall(folder, output, arguments.rows, arguments.queries)
+    output = arguments.output / f"recall-{arguments.rows}.json"
+    recall = Recall(folder, output, arguments.rows, arguments.queries, arguments.indexes)
     try:
         recall.run()
     finally:

@@ -1,8 +1,8 @@
 """Draws what bench/recall.py measured: recall over latency, a line for each kind of index.
 
-    python -m bench.recall_plot bench/results/recall.json
+    python -m bench.recall_plot bench/results/recall-200000.json
 
-Writes recall.png beside it.
+Writes a PNG of the same name beside it.
 """
 
 from __future__ import annotations

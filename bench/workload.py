@@ -8,6 +8,9 @@ import numpy as np
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
+#: What is measured: texts of 3 to 8 tokens, texts of lengths like LAION's captions, JPEG files.
+KINDS = ("short_texts", "captions", "pictures")
+
 _PICTURE_SIDE = 256
 
 
