@@ -93,7 +93,7 @@ def connect(settings_path: str, function: str, skip: int, note: str = "") -> soc
 def request_report(runtime_dir: str, role: str) -> dict[str, object] | None:
     """A running service's report, asked for it (`status`) or for its end (`stop`), or None.
 
-    A service that is to end and does not answer is killed; its report then holds `pid` alone.
+    A service that is to end and cannot say so is killed; its report then holds `pid` alone.
     """
     if not os.path.isdir(runtime_dir):
         return None  # and asking does not make it: root may ask, to whom it must not belong
@@ -110,8 +110,10 @@ def request_report(runtime_dir: str, role: str) -> dict[str, object] | None:
                 break
     finally:
         os.close(directory)
-    if answer is None or answer[0] != frames.REPORT:
+    if answer is None:
         raise ServiceError("the encoder service did not answer; is it of another version?")
+    if answer[0] != frames.REPORT:
+        raise ServiceError(answer[1].decode("utf-8", "replace"))
     report = json.loads(answer[1])
     assert isinstance(report, dict)
     return report
@@ -124,13 +126,17 @@ def _ask_for_report(connection: socket.socket, role: str) -> tuple[int, bytes] |
         "role": role,
     }
     try:
-        return _ask(connection, hello)
+        answer = _ask(connection, hello)
     except _SilentServiceError:
         if role != "stop":
             raise
-        pid = peer_of(connection)[0]
-        end_hung(connection)
-        return frames.REPORT, json.dumps({"pid": pid}).encode()
+    else:
+        if role != "stop" or answer is None or answer[0] == frames.REPORT:
+            return answer
+        # It has no thread or memory left to be told.
+    pid = peer_of(connection)[0]
+    end_hung(connection)
+    return frames.REPORT, json.dumps({"pid": pid}).encode()
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:
@@ -238,7 +244,10 @@ def _ask(connection: socket.socket, hello: dict[str, object]) -> tuple[int, byte
     deadline = time.monotonic() + _GREETING_SECONDS
     try:
         connection.settimeout(_GREETING_SECONDS)
-        connection.sendall(frames.encode(frames.HELLO, 0, json.dumps(hello).encode()))
+        try:
+            connection.sendall(frames.encode(frames.HELLO, 0, json.dumps(hello).encode()))
+        except BrokenPipeError:
+            pass  # it has gone, and may have said why
         # No byte of what may follow, which is for whoever uses the connection.
         while data := connection.recv(received.missing):
             for kind, _, payload in received.feed(data):

@@ -109,6 +109,8 @@ class Service:
             with connection, contextlib.suppress(OSError):
                 message = f"the encoder service cannot take another worker: {error}"
                 connection.sendall(frames.encode(frames.ERROR, 0, message.encode()))
+            if not self._connected():
+                self.retire()  # of no use to anybody; a new one may find more
         return True
 
     def _connected(self) -> list[Session]:
