@@ -22,6 +22,8 @@ from tests.embedded.engine import Engine, QueryError
 from tests.processes import wait_for_end, wait_until
 from tests.toy import image_vector, text_vector
 
+pytestmark = pytest.mark.any_engine
+
 SCALE = 5.0
 
 #: What a query may say while a bundle's files do not fit each other.

@@ -15,6 +15,8 @@ from tests.embedded.services import start_broken
 from tests.processes import is_alive
 from tests.toy import image_vector, text_vector
 
+pytestmark = pytest.mark.any_engine
+
 UDF = Path(__file__).parents[2] / "udf"
 
 LIMIT = """

@@ -17,6 +17,8 @@ from tests.embedded.services import start_broken
 from tests.processes import is_alive, state_of, wait_for_end, wait_until
 from tests.toy import image_vector, text_vector
 
+pytestmark = pytest.mark.any_engine
+
 IMPATIENT = "from clickhouse_clip.udf import watchdog\nwatchdog.HANG_SECONDS = 6\n"
 
 HANG_IN_THE_ENCODER = """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.embedded.conftest import Server
 from tests.embedded.engine import Engine
 from tests.soak.load import soak, table
+
+pytestmark = pytest.mark.any_engine
 
 
 def test_many_clients_for_a_while(server: Server, engine: Engine) -> None:
