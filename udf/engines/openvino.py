@@ -6,10 +6,13 @@ OpenVINO is imported when the first tower is loaded, so that importing this modu
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, LifoQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -20,13 +23,14 @@ from clickhouse_clip.udf.cpus import usable_cpus
 from clickhouse_clip.udf.errors import BundleError, SettingsError
 from clickhouse_clip.udf.settings import Precision
 
+_log = logging.getLogger(__name__)
+
 _CPUINFO = Path("/proc/cpuinfo")
 _MAPS = Path("/proc/self/maps")
 _MADV_DONTNEED = 4
 
-#: Batches that a tower encodes at once, each with all the threads: one of either lane. They share
-#: the weights; a second stream of ViT-B/32 costs 35 MB.
-_STREAMS = 2
+#: Batches that a tower encodes at once: one of either lane.
+_COPIES = 2
 
 #: Linux's names of the instructions that compute in bf16; without them bf16 is slower than fp32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -66,25 +70,55 @@ def _processor_flags() -> set[str]:
 
 
 class OpenVinoTower:
-    """One tower, compiled for this machine's CPU; see `engines.Tower` for shapes and types."""
+    """One tower, compiled for this machine's CPU; see `engines.Tower` for shapes and types.
 
-    def __init__(self, compiled: Any, dim: int) -> None:
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(_STREAMS):
-            self._requests.put(compiled.create_infer_request())
+    A compiled model computes one batch at a time with all its threads (several streams would share
+    the threads out, and a single text take twice as long). So where two threads come at once, the
+    model is compiled a second time, in the background, and from then on both are served.
+    """
+
+    def __init__(
+        self, compile_: Callable[[], Any], warm_up: Callable[[Any], None], dim: int
+    ) -> None:
+        self._compile = compile_
+        self._warm_up = warm_up
         self._dim = dim
+        self._requests: LifoQueue[Any] = LifoQueue()
+        self._requests.put(compile_())
+        self._copies = 1
+        self._lock = threading.Lock()
 
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one batch: (n, length) int64 or (n, height, width, 3) uint8 to (n, dim)."""
         if not len(batch):
             return np.empty((0, self._dim), np.float32)
+        try:
+            request = self._requests.get_nowait()
+        except Empty:
+            self._copy()
+            request = self._requests.get()
         # share_inputs: OpenVINO reads the batch in place, and has done so when infer() returns. Its
         # output is memory that the next call overwrites, so that is copied.
-        request = self._requests.get()
         try:
             outputs = request.infer([np.ascontiguousarray(batch)], share_inputs=True)
             return np.array(outputs[0], np.float32)
         finally:
+            self._requests.put(request)
+
+    def _copy(self) -> None:
+        with self._lock:
+            if self._copies == _COPIES:
+                return
+            self._copies += 1
+        threading.Thread(target=self._add_copy, name="compile", daemon=True).start()
+
+    def _add_copy(self) -> None:
+        try:
+            request = self._compile()
+            self._warm_up(request)
+        except Exception as error:  # as for want of memory: the one that is there goes on alone
+            _log.warning("searches will wait for bulk work, a second model has no room: %s", error)
+        else:
             self._requests.put(request)
 
 
@@ -131,15 +165,23 @@ def _compile(
         hint.inference_precision: openvino.Type.bf16 if bf16 else openvino.Type.f32,
         hint.performance_mode: hint.PerformanceMode.LATENCY,
         properties.inference_num_threads: threads or usable_cpus(),
-        properties.num_streams: _STREAMS,
+        properties.num_streams: 1,
         # A pinned thread waits for its processor, even while ClickHouse keeps that one busy.
         hint.enable_cpu_pinning: False,
     }
-    path = directory / TOWER_FILES[kind][0]
+    path, weights = (directory / name for name in TOWER_FILES[kind])
+    example = _example(manifest, kind)
+
+    def compile_() -> Any:
+        return openvino.Core().compile_model(path, "CPU", config).create_infer_request()
+
+    def warm_up(request: Any) -> None:
+        request.infer([example])
+        _give_back_mapped(weights)
+
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", config)
-        tower = OpenVinoTower(compiled, manifest.embedding_dim)
-        shape = tower.encode(_example(manifest, kind)).shape
+        tower = OpenVinoTower(compile_, warm_up, manifest.embedding_dim)
+        shape = tower.encode(example).shape
     except RuntimeError as error:
         if "alloc" in str(error):
             raise MemoryError from error

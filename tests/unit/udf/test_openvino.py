@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clickhouse_clip.udf.bundle import load_manifest
 from clickhouse_clip.udf.engines import openvino as engine
-from clickhouse_clip.udf.engines.openvino import load, resolve_precision
+from clickhouse_clip.udf.engines.openvino import OpenVinoTower, load, resolve_precision
 from clickhouse_clip.udf.errors import BundleError
 from tests import toy
+from tests.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,64 @@ def test_loading_prints_nothing_and_sends_no_telemetry(bundle: Path) -> None:
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]\n"
     )
     assert done.stdout == done.stderr == ""
+
+
+FREE = threading.Event()
+FREE.set()
+
+
+class Request:
+    """An inference request that may be held up."""
+
+    def __init__(self, may_run: threading.Event) -> None:
+        self.may_run = may_run
+        self.busy = threading.Event()
+
+    def infer(self, inputs: list[NDArray[Any]], **_: Any) -> list[NDArray[Any]]:
+        self.busy.set()
+        assert self.may_run.wait(10)
+        return [inputs[0].astype(np.float32)]
+
+
+def test_a_second_model_is_compiled_when_two_come_at_once() -> None:
+    may_run, made = threading.Event(), []
+
+    def compile_() -> Request:
+        made.append(Request(may_run if not made else FREE))
+        return made[-1]
+
+    warmed: list[Request] = []
+    tower = OpenVinoTower(compile_, warmed.append, 2)
+    with ThreadPoolExecutor(2) as pool:
+        held_up = pool.submit(tower.encode, np.full((1, 2), 1))
+        assert made[0].busy.wait(10)
+        assert len(made) == 1
+        assert tower.encode(np.full((1, 2), 2)).tolist() == [[2, 2]]  # by the second
+        assert warmed == made[1:]
+        assert not held_up.done()
+        may_run.set()
+        assert held_up.result(10).tolist() == [[1, 1]]
+        results = pool.map(tower.encode, [np.full((1, 2), value) for value in range(50)])
+        assert [each.tolist() for each in results] == [[[n, n]] for n in range(50)]
+    assert len(made) == 2
+
+
+def test_without_room_for_a_second_model_the_first_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    may_run, made = threading.Event(), []
+
+    def compile_() -> Request:
+        if made:
+            may_run.set()
+            raise MemoryError("no room")
+        made.append(Request(may_run))
+        return made[-1]
+
+    tower = OpenVinoTower(compile_, lambda _: None, 2)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(tower.encode, [np.full((1, 2), value) for value in range(50)]))
+    assert [each.tolist() for each in results] == [[[n, n]] for n in range(50)]
+    wait_until(lambda: caplog.messages, "no warning")
+    assert len(caplog.messages) == 1
+    assert "no room" in caplog.text
