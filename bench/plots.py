@@ -69,6 +69,8 @@ def _forward(result: dict[str, Any], path: Path) -> None:
                 axis.plot(*zip(*points, strict=True), "o-", color=color, label=precision, ms=4)
         axis.set_title(f"texts of {length} tokens" if length else "pictures", fontsize=10)
         axis.set_xscale("log", base=4)
+        rows = sorted({each["rows"] for each in result["sweep"] if each["length"] == length})
+        axis.set_xticks(rows, [str(each) for each in rows])
         axis.set_xlabel("rows in a batch", fontsize=9)
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
