@@ -53,8 +53,12 @@ class History:
         return [getattr(each, name) / max(1, each.processes) for each in self.samples]
 
     def growth(self, name: str) -> tuple[float, float]:
-        """The median per process in the second quarter of the time, and in the last one."""
-        values = self.per_process(name)
+        """The median per process in the second quarter of the time, and in the last one.
+
+        Of `processes`, their number.
+        """
+        counted = name == "processes"
+        values = [each.processes for each in self.samples] if counted else self.per_process(name)
         quarter = max(1, len(values) // 4)
         return median(values[quarter : 2 * quarter] or values), median(values[-quarter:])
 
