@@ -84,7 +84,6 @@ class Encoder:
         self._threads = settings.threads or cpus.usable_cpus()
         self._cache = TextCache(settings.cache_texts)
         self._loading = {"text": threading.Lock(), "image": threading.Lock()}
-        self._loaded: dict[TowerName, bool] = {"text": False, "image": False}
         self.tasks = Tasks()
         self.sources: dict[TowerName, Sources] = {}
         self._tokenizer: Tokenizer | None = None
@@ -109,12 +108,12 @@ class Encoder:
     @property
     def loaded(self) -> list[str]:
         """Names of the towers that are loaded."""
-        return [name for name, loaded in self._loaded.items() if loaded]
+        return [name for name in self._loading if name in self.sources]
 
     def load(self, name: TowerName) -> None:
         """Load a tower unless it is loaded. Raises `BundleError` with the reason why it cannot."""
         with self._loading[name]:
-            if self._loaded[name]:
+            if name in self.sources:
                 return
             started = perf_counter()
             # Weights stay mapped: what is written into their file now would be encoded with.
@@ -139,7 +138,6 @@ class Encoder:
             self.device, self.precision = placed.device, placed.precision
             self._unused_gpu = placed.unused_gpu
             self.sources[name] = sources
-            self._loaded[name] = True
             seconds = perf_counter() - started
             _log.info("loaded the %s tower on %s in %.2f s", name, placed.device, seconds)
 

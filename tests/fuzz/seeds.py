@@ -7,18 +7,7 @@ import struct
 
 from clickhouse_clip.udf import frames
 from clickhouse_clip.udf.native import array_block_header
-
-
-def varuint(value: int) -> bytes:
-    encoded = b""
-    while value >= 0x80:
-        encoded += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return encoded + bytes([value])
-
-
-def string(value: bytes) -> bytes:
-    return varuint(len(value)) + value
+from tests.native_blocks import string, varuint
 
 
 def block(type_name: bytes, rows: int, values: bytes, columns: int = 1) -> bytes:

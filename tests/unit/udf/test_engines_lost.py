@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from clickhouse_clip.udf.service import Service
 from clickhouse_clip.udf.settings import Settings
 from tests import toy
 
+# The service sets up its log.
+pytestmark = pytest.mark.usefixtures("root_logger")
+
 
 class Lost:
     """A tower on a GPU that has failed."""
@@ -33,22 +35,14 @@ class Lost:
 
 
 @pytest.fixture
-def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # These tests run the service in their own process, which must keep its rights.
     monkeypatch.setattr(service_module, "confine", lambda _: True)
     bundle = toy.make_bundle(tmp_path / "bundle")
     settings = Settings(bundle, tmp_path / "run", tmp_path / "encoder.log")
     file = tmp_path / "settings.json"
     file.write_text(settings.to_json())
-    logger = logging.getLogger()
-    level, handlers, raising = logger.level, list(logger.handlers), logging.raiseExceptions
-    yield file
-    for handler in set(logger.handlers) - set(handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(level)
-    logging.raiseExceptions = raising
-    logging.captureWarnings(False)
+    return file
 
 
 def test_the_service_has_stopped_listening_before_the_query_hears_of_it(

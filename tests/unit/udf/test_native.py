@@ -12,18 +12,7 @@ from clickhouse_clip.udf.native import (
     empty_rows,
     is_array_block,
 )
-
-
-def varuint(value: int) -> bytes:
-    encoded = b""
-    while value >= 0x80:
-        encoded += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return encoded + bytes([value])
-
-
-def string(value: bytes) -> bytes:
-    return varuint(len(value)) + value
+from tests.native_blocks import string, varuint
 
 
 def block(type_name: str, rows: int, values: bytes) -> bytes:

@@ -56,20 +56,6 @@ def settings_file(tmp_path: Path, settings: Settings) -> Iterator[Path]:
     stop(settings)
 
 
-@pytest.fixture
-def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, which is afterwards as it was."""
-    logger = logging.getLogger()
-    level, handlers, raising = logger.level, list(logger.handlers), logging.raiseExceptions
-    yield logger
-    for handler in set(logger.handlers) - set(handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(level)
-    logging.raiseExceptions = raising
-    logging.captureWarnings(False)
-
-
 def status(settings: Settings) -> dict[str, object] | None:
     return request_report(str(settings.runtime_dir), "status")
 
