@@ -27,6 +27,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
 from clickhouse_clip.udf import cuda_weights
+from clickhouse_clip.udf.attention import written_out
 from clickhouse_clip.udf.bundle import (
     CUDA_FILES,
     FILES,
@@ -169,7 +170,7 @@ def _convert(
     with tempfile.TemporaryDirectory(dir=staging) as folder:
         onnx = Path(folder) / f"{kind}.onnx"
         try:
-            with _quiet(), torch.inference_mode():
+            with _quiet(), torch.inference_mode(), written_out(tower):
                 torch.onnx.export(
                     tower,
                     (example,),

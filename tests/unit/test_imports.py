@@ -44,8 +44,11 @@ ALLOWED = {
         *("udf.bundle", "udf.errors", "udf.settings"),
     },
     "udf.cuda_weights": {"udf.bundle", "udf.errors", "udf.open_clip_models", "udf.towers"},
-    "udf.scheduler": {"udf.engines", "udf.tasks"},
-    "udf.windows": {"udf.errors", "udf.scheduler"},
+    "udf.jobs": set(),
+    "udf.queues": {"udf.jobs"},
+    "udf.scheduler": {"udf.engines", "udf.jobs", "udf.queues", "udf.tasks"},
+    "udf.windows": {"udf.errors", "udf.jobs"},
+    "udf.attention": set(),
     "udf.towers": set(),
     "udf.open_clip_models": {"udf.bundle", "udf.errors"},
     "udf.control": {"udf", "udf.errors", "udf.launch", "udf.settings"},
@@ -106,7 +109,7 @@ def test_only_the_export_and_the_gpu_s_engine_import_torch() -> None:
     for module, path in modules().items():
         if {"torch", "open_clip"} & {name.partition(".")[0] for name in imports_of(path)}:
             engine = ("udf.engines.torch", "udf.cuda_weights", "udf.open_clip_models", "udf.towers")
-            assert module in ("udf.export", *engine)
+            assert module in ("udf.export", "udf.attention", *engine)
 
 
 def test_only_the_choice_of_an_engine_imports_the_gpu_s_and_only_when_it_is_asked_to() -> None:
