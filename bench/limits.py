@@ -48,7 +48,7 @@ def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> dict[
         while rest:
             length = padded_length(len(rest[-1]), manifest.text)
             rows = max(1, limit // length)
-            batches.append(batch(rest[-rows:], manifest.text))
+            batches.append(batch(rest[-rows:], length, manifest.text))
             del rest[-rows:]
         tower.encode(batches[0])
         started = perf_counter()

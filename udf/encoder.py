@@ -22,9 +22,11 @@ from clickhouse_clip.udf.bundle import TOKENIZER, TOWER_FILES, Manifest
 from clickhouse_clip.udf.catalog import SqlFunction
 from clickhouse_clip.udf.engines import choice
 from clickhouse_clip.udf.errors import BundleError, PictureError, ProtocolError
+from clickhouse_clip.udf.jobs import Job, TowerName
 from clickhouse_clip.udf.native import Oversized
 from clickhouse_clip.udf.picture_limits import PixelRoom
-from clickhouse_clip.udf.scheduler import SMALL_ROWS, Batching, Job, Scheduler, TowerName
+from clickhouse_clip.udf.queues import Batching
+from clickhouse_clip.udf.scheduler import SMALL_ROWS, Scheduler
 from clickhouse_clip.udf.settings import Settings
 from clickhouse_clip.udf.sources import Sources
 from clickhouse_clip.udf.tasks import Tasks
@@ -36,6 +38,10 @@ _log = logging.getLogger(__name__)
 #: Of the pictures being decoded at one time, where that is more than one picture may have. A
 #: picture of 4 million takes some 70 MB at most.
 _PIXELS_PER_THREAD = 4 << 20
+
+#: Texts of small jobs are padded to multiples of this: a shape that is new to OpenVINO costs it
+#: some 5 ms, and so short a batch takes as long with some tokens more.
+_SMALL_LENGTH_STEP = 8
 
 
 class Counters:
@@ -87,13 +93,11 @@ class Encoder:
         self.tasks = Tasks()
         self.sources: dict[TowerName, Sources] = {}
         self._tokenizer: Tokenizer | None = None
+        self._length_step = 1
         self._scheduler = Scheduler(
             {
-                "text": Batching(
-                    lambda tokens: padded_length(len(tokens), manifest.text),
-                    lambda texts: batch(texts, manifest.text),
-                ),
-                "image": Batching(lambda _: 0, np.stack),
+                "text": Batching(self._padded, partial(batch, spec=manifest.text)),
+                "image": Batching(lambda *_: 0, lambda pixels, _: np.stack(pixels)),
             },
             self.tasks,
         )
@@ -135,6 +139,7 @@ class Encoder:
                     "that the encoder service may use"
                 ) from error
             self._scheduler.add_tower(name, placed.tower, most_units=placed.batch_units)
+            self._length_step = placed.length_step
             self.device, self.precision = placed.device, placed.precision
             self._unused_gpu = placed.unused_gpu
             self.sources[name] = sources
@@ -160,6 +165,10 @@ class Encoder:
             decode = partial(pictures.decode, position, partial(self._pixels, function, row))
             self._pool.submit(self.tasks.run, "decoding a picture", job, decode)
         return pictures
+
+    def _padded(self, tokens: NDArray[np.int64], small: bool) -> int:
+        step = _SMALL_LENGTH_STEP if small else self._length_step
+        return padded_length(len(tokens), self.manifest.text, step)
 
     def _encode_texts(self, small: bool, texts: list[bytes]) -> Job:
         assert self._tokenizer is not None  # the tower was loaded before

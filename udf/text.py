@@ -58,9 +58,6 @@ BYTE_ORDER: tuple[int, ...] = (
 _BYTE_IDS = bytes(BYTE_ORDER.index(byte) for byte in range(256))
 FIRST_MERGE_ID = 512
 
-#: Lengths of text batches are multiples of this: odd lengths are slow in bf16.
-_LENGTH_STEP = 8
-
 
 class Tokenizer:
     """Turns texts into token ids.
@@ -172,23 +169,21 @@ class Tokenizer:
         return tuple(token for token in ids if token >= 0)
 
 
-def padded_length(count: int, spec: TextSpec) -> int:
-    """Tokens that a text of `count` of them is padded to: the next multiple of 8.
+def padded_length(count: int, spec: TextSpec, step: int = 1) -> int:
+    """Tokens that a text of `count` of them is padded to: the next multiple of `step`.
 
-    In a causal tower tokens after a text's end change nothing. A tower that is not causal always
-    gets the full context length.
+    Or of a sixteenth of its length, so that lengths are some 30 and no text gets much longer: each
+    is a shape that the engine prepares and keeps. In a causal tower tokens after a text's end
+    change nothing. A tower that is not causal always gets the full context length.
     """
     if not spec.causal:
         return spec.context_length
-    return min(spec.context_length, -(-count // _LENGTH_STEP) * _LENGTH_STEP)
+    step = max(step, 1 << (count - 1).bit_length() >> 4)
+    return min(spec.context_length, -(-count // step) * step)
 
 
-def batch(tokens: Sequence[NDArray[np.int64]], spec: TextSpec) -> NDArray[np.int64]:
-    """Token ids as one array of shape (n, length), padded.
-
-    See `padded_length`: it is that of the longest text.
-    """
-    length = padded_length(max(map(len, tokens), default=0), spec)
+def batch(tokens: Sequence[NDArray[np.int64]], length: int, spec: TextSpec) -> NDArray[np.int64]:
+    """Token ids as one array of shape (n, length), padded; none may be longer."""
     result = np.full((len(tokens), length), spec.pad_id, np.int64)
     for row, ids in zip(result, tokens, strict=True):
         row[: len(ids)] = ids

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clickhouse_clip.udf.errors import PictureError
-from clickhouse_clip.udf.scheduler import Job
+from clickhouse_clip.udf.jobs import Job
 
 Vectors = NDArray[np.float32]
 

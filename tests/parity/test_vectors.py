@@ -87,7 +87,7 @@ def encode_texts(
     tower: Tower, tokenizer: Tokenizer, manifest: Manifest, texts: list[str]
 ) -> NDArray[np.float32]:
     tokens = tokenizer.encode([text.encode() for text in texts])
-    return normalised(tower.encode(batch(tokens, manifest.text)))
+    return normalised(tower.encode(batch(tokens, max(map(len, tokens)), manifest.text)))
 
 
 def pixels(manifest: Manifest) -> NDArray[np.uint8]:

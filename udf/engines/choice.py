@@ -36,12 +36,14 @@ class Placed:
     device: `cpu`, or a GPU with its name.
     precision: what it computes in.
     unused_gpu: why `auto` does not use the GPU that is there; empty if there is none.
+    length_step: texts of bulk jobs are padded to multiples of it.
     batch_units: most tokens or pictures in a batch; None leaves it to the scheduler.
     """
 
     tower: Tower
     device: str
     precision: str
+    length_step: int
     unused_gpu: str = ""
     batch_units: int | None = None
 
@@ -70,7 +72,7 @@ def load(
             _log.warning("the GPU that is there is not used: %s", unused)
     precision = openvino.resolve_precision(settings.precision)
     tower = openvino.load(settings.bundle, manifest, kind, precision=precision, threads=threads)
-    return Placed(tower, "cpu", precision, unused)
+    return Placed(tower, "cpu", precision, openvino.length_step(), unused)
 
 
 def gpu_is_there() -> bool:
@@ -115,4 +117,5 @@ def _load_on_gpu(
     tower = torch.load(
         settings.bundle, manifest, kind, device=settings.device, precision=precision, lost=lost
     )
-    return Placed(tower, torch.describe(device), precision, batch_units=torch.BATCH_UNITS[kind])
+    units = torch.BATCH_UNITS[kind]
+    return Placed(tower, torch.describe(device), precision, torch.LENGTH_STEP, batch_units=units)

@@ -28,6 +28,9 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Units (tokens, pictures) that the scheduler may put into one batch.
 BATCH_UNITS = {"text": 1 << 16, "image": 1024}
 
+#: Lengths of texts are multiples of this, as tensor cores like them.
+LENGTH_STEP = 8
+
 #: Units that go through the tower together: a batch is encoded in pieces of this size, so that one
 #: piece is copied to the GPU while the one before is computed, and less memory is needed.
 _PIECE_UNITS = {"text": 1 << 14, "image": 256}

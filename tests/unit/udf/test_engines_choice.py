@@ -79,6 +79,7 @@ def machine_with(
             describe=lambda device: f"{device} (a GPU)",
             resolve_precision=lambda precision, _: precision,
             BATCH_UNITS={"text": 5000, "image": 500},
+            LENGTH_STEP=8,
         )
         monkeypatch.setattr(choice, "_DEVICES", tmp_path / "dev")
         monkeypatch.setattr(choice, "find_spec", lambda _: object() if torch else None)

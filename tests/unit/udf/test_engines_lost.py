@@ -49,7 +49,7 @@ def test_the_service_has_stopped_listening_before_the_query_hears_of_it(
     settings_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(*_: Any, lost: Callable[[], None], **__: Any) -> choice.Placed:
-        return choice.Placed(Lost(lost), "cuda:0 (a GPU)", "bf16", batch_units=1000)
+        return choice.Placed(Lost(lost), "cuda:0 (a GPU)", "bf16", 8, batch_units=1000)
 
     monkeypatch.setattr(choice, "load", load)
     service = Service(settings_file)

@@ -35,7 +35,8 @@ def embeddings(directory: Path) -> tuple[NDArray[np.float32], NDArray[np.float32
     """Of the demo's names and of its pictures."""
     manifest = load_manifest(directory)
     names = [path.stem.replace("-", " ").encode() for path in PICTURES]
-    tokens = batch(Tokenizer.load(directory, manifest).encode(names), manifest.text)
+    tokens = Tokenizer.load(directory, manifest).encode(names)
+    padded = batch(tokens, max(map(len, tokens)), manifest.text)
     pixels = np.stack(
         [
             preprocess(open_picture(path.read_bytes(), max_pixels=10**6), manifest.image)
@@ -43,7 +44,7 @@ def embeddings(directory: Path) -> tuple[NDArray[np.float32], NDArray[np.float32
         ]
     )
     vectors = (
-        load(directory, manifest, "text", precision="fp32").encode(tokens),
+        load(directory, manifest, "text", precision="fp32").encode(padded),
         load(directory, manifest, "image", precision="fp32").encode(pixels),
     )
     texts, images = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in vectors)

@@ -1,12 +1,13 @@
 import threading
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clickhouse_clip.udf.scheduler import SMALL_ROWS, Batching, Job, Scheduler
+from clickhouse_clip.udf.jobs import Job
+from clickhouse_clip.udf.queues import Batching
+from clickhouse_clip.udf.scheduler import SMALL_ROWS, Scheduler
 
 
 class FakeTower:
@@ -29,8 +30,8 @@ class FakeTower:
         return np.stack([flat[:, 0], (flat != 0).sum(1)], axis=1).astype(np.float32)
 
 
-def collate(tokens: Any) -> NDArray[Any]:
-    result = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
+def collate(tokens: Any, length: int) -> NDArray[Any]:
+    result = np.zeros((len(tokens), length), np.int64)
     for row, ids in zip(result, tokens, strict=True):
         row[: len(ids)] = ids
     return result
@@ -45,8 +46,8 @@ def towers() -> dict[str, FakeTower]:
 def scheduler(towers: dict[str, FakeTower]) -> Scheduler:
     scheduler = Scheduler(
         {
-            "text": Batching(lambda tokens: -(-len(tokens) // 8) * 8, collate),
-            "image": Batching(lambda _: 0, np.stack),
+            "text": Batching(lambda tokens, _: len(tokens), collate),
+            "image": Batching(lambda *_: 0, lambda pixels, _: np.stack(pixels)),
         }
     )
     scheduler.add_tower("text", towers["text"])
@@ -73,16 +74,6 @@ def test_rows_get_their_own_vectors_whatever_batches_they_were_in(
     assert vectors[:, 0].tolist() == [1 + row for row in range(3000)]
     assert vectors[:, 1].tolist() == lengths
     assert sum(map(len, towers["text"].batches)) == 3000
-
-
-def test_batches_are_bounded_and_hold_texts_of_like_length(
-    scheduler: Scheduler, towers: dict[str, FakeTower]
-) -> None:
-    submit_texts(scheduler, [5, 70] * 1000).wait()
-    batches = towers["text"].batches
-    assert all(batch.size <= 2048 for batch in batches)  # the most tokens of a batch
-    mixed = [batch for batch in batches if batch.shape[1] == 70 and (batch == 0).any()]
-    assert len(mixed) <= 1  # where the one length runs out
 
 
 def test_jobs_of_several_workers_share_a_batch(
@@ -149,20 +140,3 @@ def test_embeddings_that_are_not_finite_are_an_error(scheduler: Scheduler) -> No
     scheduler.add_tower("text", Broken())
     with pytest.raises(ArithmeticError, match="not finite"):
         submit_texts(scheduler, [5]).wait()
-
-
-def test_an_empty_job_is_done() -> None:
-    assert Job("text", 0, 2, small=True).wait().shape == (0, 2)
-
-
-def test_batches_shrink_while_the_tower_is_slow(scheduler: Scheduler) -> None:
-    class Slow(FakeTower):
-        def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-            time.sleep(0.001 * batch.size)
-            return super().encode(batch)
-
-    slow = Slow()
-    scheduler.add_tower("text", slow)
-    submit_texts(scheduler, [8] * 300).wait()
-    assert len(slow.batches[0]) == 32
-    assert {len(batch) for batch in slow.batches[1:-1]} == {16}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clickhouse_clip.udf import text as text_module
 from clickhouse_clip.udf.bundle import TextSpec, describe_file, load_manifest
 from clickhouse_clip.udf.errors import BundleError
-from clickhouse_clip.udf.text import BYTE_ORDER, FIRST_MERGE_ID, Tokenizer, batch
+from clickhouse_clip.udf.text import BYTE_ORDER, FIRST_MERGE_ID, Tokenizer, batch, padded_length
 from tests.toy import make_bundle
 
 CONTEXT = 77
@@ -241,19 +241,32 @@ def ids(*lengths: int) -> list[NDArray[np.int64]]:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [([2], 8), ([8], 8), ([3, 9, 5], 16), ([72], 72), ([73], 77), ([77], 77)],
+    ("count", "step", "expected"),
+    [
+        *[(2, 1, 2), (7, 1, 7), (16, 1, 16), (17, 1, 18), (32, 1, 32), (33, 1, 36), (66, 1, 72)],
+        *[(7, 2, 8), (2, 8, 8), (8, 8, 8), (9, 8, 16), (73, 8, 77), (77, 8, 77)],
+    ],
 )
-def test_a_batch_is_as_long_as_its_longest_text_needs(lengths: list[int], expected: int) -> None:
-    array = batch(ids(*lengths), TextSpec(CONTEXT, 49408, causal=True, pad_id=9))
-    assert array.shape == (len(lengths), expected)
+def test_a_text_is_padded_to_the_next_multiple(count: int, step: int, expected: int) -> None:
+    assert padded_length(count, TextSpec(CONTEXT, 49408, causal=True, pad_id=0), step) == expected
+
+
+def test_few_lengths_and_little_padding() -> None:
+    spec = TextSpec(CONTEXT, 49408, causal=True, pad_id=0)
+    lengths = {count: padded_length(count, spec) for count in range(2, CONTEXT + 1)}
+    assert len(set(lengths.values())) <= 35
+    assert all(count <= length <= 1.13 * count for count, length in lengths.items())
+
+
+def test_a_tower_that_is_not_causal_gets_the_whole_context() -> None:
+    assert padded_length(3, TextSpec(CONTEXT, 49408, causal=False, pad_id=0)) == CONTEXT
+
+
+@pytest.mark.parametrize("lengths", [[], [2], [3, 9, 5]])
+def test_a_batch_is_padded_behind_its_texts(lengths: list[int]) -> None:
+    array = batch(ids(*lengths), 9, TextSpec(CONTEXT, 49408, causal=True, pad_id=9))
+    assert array.shape == (len(lengths), 9)
     assert array.dtype == np.int64
     for row, length in zip(array, lengths, strict=True):
         assert (row[:length] == np.arange(1, length + 1)).all()
         assert (row[length:] == 9).all()
-
-
-def test_a_tower_that_is_not_causal_gets_the_whole_context() -> None:
-    spec = TextSpec(CONTEXT, 49408, causal=False, pad_id=0)
-    assert batch(ids(2, 3), spec).shape == (2, CONTEXT)
-    assert batch([], spec).shape == (0, CONTEXT)
