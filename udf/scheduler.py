@@ -37,6 +37,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._turn = 0
         self._waiting = {True: 0, False: 0}  # rows, by whether their jobs are small
+        self._lanes: dict[TowerName, set[bool]] = {name: set() for name in batching}
         for small, lane in ((True, "small"), (False, "bulk")):
             threading.Thread(
                 target=self._run, args=(small,), name=f"encode-{lane}", daemon=True
@@ -72,6 +73,10 @@ class Scheduler:
                 self._changed.wait_for(lambda: self._waiting[small])
                 name, items = self._next(small=small)
                 self._waiting[small] -= len(items)
+                self._lanes[name].add(small)
+                if len(self._lanes[name]) == 2:
+                    # Before they meet: the first search must not wait while this is prepared.
+                    self._towers[name].serve_two()
             items = [item for item in items if not item.job.failed]
             if items:
                 self._encode(name, items)

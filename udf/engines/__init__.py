@@ -18,3 +18,7 @@ class Tower(Protocol):
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one batch. Two threads may call it at once."""
         ...
+
+    def serve_two(self) -> None:
+        """Two threads will call it at once: let neither wait for the other's batch."""
+        ...

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Empty, LifoQueue
+from queue import LifoQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -29,9 +29,6 @@ _log = logging.getLogger(__name__)
 _CPUINFO = Path("/proc/cpuinfo")
 _MAPS = Path("/proc/self/maps")
 _MADV_DONTNEED = 4
-
-#: Batches that a tower encodes at once: one of either lane.
-_COPIES = 2
 
 #: Linux's names of the instructions that compute in bf16; without them bf16 is slower than fp32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -84,8 +81,8 @@ class OpenVinoTower:
     """One tower, compiled for this machine's CPU; see `engines.Tower` for shapes and types.
 
     A compiled model computes one batch at a time with all its threads (several streams would share
-    the threads out, and a single text take twice as long). So where two threads come at once, the
-    model is compiled a second time, in the background, and from then on both are served.
+    the threads out, and a single text take twice as long). So to serve two threads at once the
+    model is compiled a second time, in the background; until then one waits for the other.
     """
 
     def __init__(
@@ -96,18 +93,14 @@ class OpenVinoTower:
         self._dim = dim
         self._requests: LifoQueue[Any] = LifoQueue()
         self._requests.put(compile_())
-        self._copies = 1
+        self._serves_two = False
         self._lock = threading.Lock()
 
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one batch: (n, length) int64 or (n, height, width, 3) uint8 to (n, dim)."""
         if not len(batch):
             return np.empty((0, self._dim), np.float32)
-        try:
-            request = self._requests.get_nowait()
-        except Empty:
-            self._copy()
-            request = self._requests.get()
+        request = self._requests.get()
         # share_inputs: OpenVINO reads the batch in place, and has done so when infer() returns. Its
         # output is memory that the next call overwrites, so that is copied.
         try:
@@ -116,12 +109,12 @@ class OpenVinoTower:
         finally:
             self._requests.put(request)
 
-    def _copy(self) -> None:
+    def serve_two(self) -> None:
+        """Compile the model a second time, unless that has begun before."""
         with self._lock:
-            if self._copies == _COPIES:
-                return
-            self._copies += 1
-        threading.Thread(target=self._add_copy, name="compile", daemon=True).start()
+            begun, self._serves_two = self._serves_two, True
+        if not begun:
+            threading.Thread(target=self._add_copy, name="compile", daemon=True).start()
 
     def _add_copy(self) -> None:
         try:

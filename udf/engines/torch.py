@@ -62,6 +62,9 @@ class TorchTower:
         self._units = piece_units
         self._lost = lost
 
+    def serve_two(self) -> None:
+        """Nothing to do: a GPU takes what comes from any thread."""
+
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one batch: (n, length) int64 or (n, height, width, 3) uint8 to (n, dim)."""
         if not len(batch):

@@ -37,6 +37,8 @@ class Machine:
 
 
 class GpuTower:
+    def serve_two(self) -> None: ...
+
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         return np.zeros((len(batch), toy.DIM), np.float32)
 

@@ -29,6 +29,8 @@ class Lost:
     def __init__(self, lost: Callable[[], None]) -> None:
         self._lost = lost
 
+    def serve_two(self) -> None: ...
+
     def encode(self, _: NDArray[Any]) -> Any:
         self._lost()
         raise DeviceError("the GPU cuda:0 has failed")

@@ -19,6 +19,10 @@ class FakeTower:
         self.may_run.set()
         self.running = threading.Event()
         self.failure: Exception | None = None
+        self.serves_two = False
+
+    def serve_two(self) -> None:
+        self.serves_two = True
 
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         self.running.set()
@@ -109,6 +113,21 @@ def test_small_jobs_do_not_wait_for_bulk_ones_and_bulk_ones_do_not_starve(
     while not bulk.done:
         submit_texts(scheduler, [8], first=3).wait()
     assert bulk.wait()[:, 0].tolist() == list(range(1000, 3000))
+
+
+def test_a_tower_is_told_when_both_lanes_use_it(
+    scheduler: Scheduler, towers: dict[str, FakeTower]
+) -> None:
+    submit_texts(scheduler, [8]).wait()
+    submit_texts(scheduler, [9]).wait()
+    pixels = [np.full((2, 2, 3), 1, np.uint8)] * 40
+    job = Job("image", 40, 2, small=False)
+    scheduler.submit(job, range(40), pixels)
+    job.wait()
+    assert not any(tower.serves_two for tower in towers.values())
+    submit_texts(scheduler, [8] * 100).wait()
+    assert towers["text"].serves_two
+    assert not towers["image"].serves_two
 
 
 def test_pictures_and_texts_take_turns(scheduler: Scheduler, towers: dict[str, FakeTower]) -> None:
