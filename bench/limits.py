@@ -27,21 +27,46 @@ FLOP_PER_TOKEN = 75.6e6
 #: The same of its image tower, for 50 tokens of width 768, patches included.
 FLOP_PER_PICTURE = 8.7e9
 
-_BATCH_TOKENS = (128, 256, 512, 1024)
-_BATCH_PICTURES = (1, 2, 4, 8, 32)
+_BATCH_TOKENS = (256, 512, 1024)
+_BATCH_PICTURES = (2, 8, 32)
 
 #: What `sweep` tries: tokens of a text, and rows of a batch.
 _LENGTHS = (8, 16, 24, 32, 77)
 _ROWS = (1, 4, 16, 64)
+_SWEEP_SECONDS = 0.3
 
 
-def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> dict[str, float]:
-    """The tower alone on these texts, in its best batches: texts and FLOP a second."""
+class Forward:
+    """A tower alone on inputs of one kind, tokenised or decoded before, in its best batches."""
+
+    def __init__(
+        self, tower: Tower, rows: int, choices: list[list[NDArray[Any]]], flop_per_unit: float
+    ) -> None:
+        self._tower = tower
+        self._rows = rows
+        self._batches = min(choices, key=self._seconds)
+        self._flop = flop_per_unit * sum(_units(batch) for batch in self._batches)
+
+    def _seconds(self, batches: list[NDArray[Any]]) -> float:
+        for each in batches[:2]:
+            self._tower.encode(each)
+        started = perf_counter()
+        for each in batches:
+            self._tower.encode(each)
+        return perf_counter() - started
+
+    def measure(self) -> tuple[float, float]:
+        """Rows and FLOP a second."""
+        seconds = self._seconds(self._batches)
+        return self._rows / seconds, self._flop / seconds
+
+
+def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> Forward:
+    """The text tower on these texts, those of one length together."""
     manifest = load_manifest(bundle)
     tokens = Tokenizer.load(bundle, manifest).encode([text.encode() for text in texts])
     tokens.sort(key=len)
-    tower = load(bundle, manifest, "text", precision=precision)
-    best = {"texts_per_second": 0.0, "flops": 0.0, "inputstokens": 0.0}
+    choices = []
     for limit in _BATCH_TOKENS:
         batches = []
         rest = list(tokens)
@@ -50,23 +75,13 @@ def forward_texts(bundle: Path, texts: list[str], precision: Precision) -> dict[
             rows = max(1, limit // length)
             batches.append(batch(rest[-rows:], length, manifest.text))
             del rest[-rows:]
-        tower.encode(batches[0])
-        started = perf_counter()
-        for each in batches:
-            tower.encode(each)
-        seconds = perf_counter() - started
-        if len(texts) / seconds > best["texts_per_second"]:
-            flop = sum(each.size for each in batches) * FLOP_PER_TOKEN
-            best = {
-                "texts_per_second": len(texts) / seconds,
-                "flops": flop / seconds,
-                "inputstokens": float(limit),
-            }
-    return best
+        choices.append(batches)
+    tower = load(bundle, manifest, "text", precision=precision)
+    return Forward(tower, len(texts), choices, FLOP_PER_TOKEN)
 
 
-def forward_pictures(bundle: Path, paths: list[Path], precision: Precision) -> dict[str, float]:
-    """The tower alone on these pictures, decoded before, in its best batch."""
+def forward_pictures(bundle: Path, paths: list[Path], precision: Precision) -> Forward:
+    """The image tower on these pictures."""
     manifest = load_manifest(bundle)
     pixels = np.stack(
         [
@@ -74,27 +89,23 @@ def forward_pictures(bundle: Path, paths: list[Path], precision: Precision) -> d
             for path in paths
         ]
     )
+    choices = [
+        [pixels[first : first + rows] for first in range(0, len(pixels), rows)]
+        for rows in _BATCH_PICTURES
+    ]
     tower = load(bundle, manifest, "image", precision=precision)
-    best = {"pictures_per_second": 0.0, "flops": 0.0, "batch": 0.0}
-    for rows in _BATCH_PICTURES:
-        tower.encode(pixels[:rows])
-        started = perf_counter()
-        for first in range(0, len(pixels), rows):
-            tower.encode(pixels[first : first + rows])
-        rate = len(pixels) / (perf_counter() - started)
-        if rate > best["pictures_per_second"]:
-            best = {
-                "pictures_per_second": rate,
-                "flops": rate * FLOP_PER_PICTURE,
-                "batch": float(rows),
-            }
-    return best
+    return Forward(tower, len(paths), choices, FLOP_PER_PICTURE)
 
 
-def sweep(bundle: Path, precision: Precision, seconds: float) -> list[dict[str, Any]]:
+def _units(batch: NDArray[Any]) -> int:
+    """Tokens of an array of texts, pictures of one of pixels."""
+    return batch.size if batch.ndim == 2 else len(batch)
+
+
+def sweep(bundle: Path, precision: Precision) -> list[dict[str, Any]]:
     """Rows a second of either tower by length and rows of a batch; length 0 stands for pictures.
 
-    Each is the median over `seconds`, three batches at least.
+    Each is the median over `_SWEEP_SECONDS`, three batches at least.
     """
     manifest = load_manifest(bundle)
     random = np.random.default_rng(0)
@@ -103,7 +114,7 @@ def sweep(bundle: Path, precision: Precision, seconds: float) -> list[dict[str, 
         tower = load(bundle, manifest, kind, precision=precision)
         for length in _LENGTHS if kind == "text" else (0,):
             for rows in _ROWS:
-                if length * rows > max(_BATCH_TOKENS):
+                if length * rows > 1024:
                     continue
                 if kind == "text":
                     inputs = random.integers(256, manifest.text.vocab_size - 2, (rows, length))
@@ -113,16 +124,14 @@ def sweep(bundle: Path, precision: Precision, seconds: float) -> list[dict[str, 
                     shape = (rows, manifest.image.height, manifest.image.width, 3)
                     inputs = random.integers(0, 256, shape, np.uint8)
                 tower.encode(inputs)
-                rate = rows / median(_times(tower, inputs, seconds))
-                found.append(
-                    {"precision": precision, "length": length, "rows": rows, "per_second": rate}
-                )
+                rate = rows / median(_times(tower, inputs))
+                found.append({"length": length, "rows": rows, "per_second": rate})
     return found
 
 
-def _times(tower: Tower, inputs: NDArray[Any], seconds: float) -> Iterator[float]:
+def _times(tower: Tower, inputs: NDArray[Any]) -> Iterator[float]:
     begun, calls = perf_counter(), 0
-    while calls < 3 or perf_counter() - begun < seconds:
+    while calls < 3 or perf_counter() - begun < _SWEEP_SECONDS:
         started = perf_counter()
         tower.encode(inputs)
         calls += 1

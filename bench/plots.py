@@ -19,19 +19,20 @@ _COLORS = {"fp32": _GREY, "bf16": _BLUE, "int8": _DARK}
 def draw(result: dict[str, Any], folder: Path) -> None:
     """Write `throughput.png`, `forward.png`, `latency.png` and `growth.png`."""
     _throughput(result, folder / "throughput.png")
-    _forward(result, folder / "forward.png")
+    if "sweep" in result:
+        _forward(result, folder / "forward.png")
     _latency(result, folder / "latency.png")
     _growth(result, folder / "growth.png")
 
 
 def _throughput(result: dict[str, Any], path: Path) -> None:
-    ours = {f"through SQL, {result['precision']}": "ours", "through SQL, int8": "ours_int8"}
+    ours = {f"through SQL, {name}": rates for name, rates in result["ours"].items()}
+    baseline = {"the guide's script": result["baseline"]}
     rates = {
-        title: {kind: result[name][kind]["median"] for kind in KINDS}
-        for title, name in {**ours, "the guide's script": "baseline"}.items()
-    }
-    rates = {**dict(list(rates.items())[:2]), **result["peers"], **dict(list(rates.items())[2:])}
-    figure, axes = plt.subplots(1, len(KINDS), figsize=(12, 3.4), layout="constrained")
+        title: {kind: each[kind]["median"] for kind in KINDS}
+        for title, each in {**ours, **baseline}.items()
+    } | result["peers"]
+    figure, axes = plt.subplots(1, len(KINDS), figsize=(12, 3.7), layout="constrained")
     for axis, kind in zip(axes, KINDS, strict=True):
         names = list(rates)[::-1]
         values = [rates[name][kind] for name in names]
@@ -81,12 +82,12 @@ def _forward(result: dict[str, Any], path: Path) -> None:
 
 def _latency(result: dict[str, Any], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for name, title in (("ours", result["precision"]), ("ours_int8", "int8")):
-        load = sorted(1e3 * each for each in result[name]["under_load"]["seconds"])
-        idle = 1e3 * result[name]["warm_seconds"]["p50"]
+    for name, ours in result["ours"].items():
+        load = sorted(1e3 * each for each in ours["under_load"]["seconds"])
+        idle = 1e3 * ours["warm_seconds"]["p50"]
         shares = [place / len(load) for place in range(1, len(load) + 1)]
-        axis.plot(load, shares, color=_COLORS[title], label=f"{title}, idle p50 {idle:.0f} ms")
-        axis.axvline(idle, color=_COLORS[title], linestyle=":")
+        axis.plot(load, shares, color=_COLORS[name], label=f"{name}, idle p50 {idle:.0f} ms")
+        axis.axvline(idle, color=_COLORS[name], linestyle=":")
     axis.set_xlabel("milliseconds of a search query while texts and pictures are embedded")
     axis.set_ylabel("share of queries")
     axis.set_xlim(left=0)

@@ -64,15 +64,10 @@ class Bench:
     def run(self) -> dict[str, Any]:
         """Run all sections."""
         self.prepare()
-        for section in (
-            self.ours,
-            self.ours_int8,
-            self.baseline,
-            self.peers,
-            self.limits,
-            self.sweep,
-            self.growth,
-        ):
+        sections = [self.ours, self.baseline, self.peers, self.matrix_products, self.growth]
+        if self.sizes.all_precisions:
+            sections.append(self.sweep)
+        for section in sections:
             self.say(section.__doc__ or "")
             self.result[section.__name__] = section()
         self.result["seconds"] = time.monotonic() - self.started
@@ -93,20 +88,33 @@ class Bench:
             command = ["export", "--model", "ViT-B-32", "--checkpoint", str(self.checkpoint)]
             if clip_bundle([*command, "--output", str(self.bundle)]):
                 raise RuntimeError("clip-bundle export failed")
-        if not self.int8.exists() and clip_bundle(
-            ["quantize", str(self.bundle), "--output", str(self.int8)]
-        ):
+        wanted = sizes.all_precisions and not self.int8.exists()
+        if wanted and clip_bundle(["quantize", str(self.bundle), "--output", str(self.int8)]):
             raise RuntimeError("clip-bundle quantize failed")
         workload.make_pictures(self.pictures, max(sizes.pictures, sizes.load_pictures))
         self.paths = [self.pictures / f"{number}.jpg" for number in range(sizes.pictures)]
 
     def ours(self) -> dict[str, Any]:
         """our functions, through SQL"""
-        return Ours(self.sizes, _WORK / "ours", self.bundle, self.paths, self.say).run()
+        found = {}
+        for name, bundle, precision in self.models:
+            self.say(f"  {name}")
+            sizes = self.sizes if name == self.precision else self.sizes.less()
+            ours = Ours(sizes, _WORK / "ours", bundle, precision, self.paths, self.say)
+            found[name] = ours.run()
+        return found
 
-    def ours_int8(self) -> dict[str, Any]:
-        """the same with the model quantised to int8"""
-        return Ours(self.sizes, _WORK / "ours", self.int8, self.paths, self.say).run()
+    @property
+    def models(self) -> list[tuple[str, Path, Precision]]:
+        """What is measured: a name, a bundle, and the precision to compute in."""
+        found: list[tuple[str, Path, Precision]] = [
+            (self.precision, self.bundle, self.precision),
+            ("int8", self.int8, self.precision),
+            ("fp32", self.bundle, "fp32"),
+        ]
+        if not self.sizes.all_precisions:
+            return found[:1]
+        return found[:2] if self.precision == "fp32" else found
 
     def baseline(self) -> dict[str, Any]:
         """the guide's way: a line at a time, one worker"""
@@ -118,31 +126,18 @@ class Bench:
         """open_clip on torch, and ONNX Runtime, in Python at their best batch"""
         return peers(self.sizes, self.checkpoint, self.paths, self.say)
 
-    def limits(self) -> dict[str, Any]:
-        """the engine's own forward pass, and matrix products"""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        texts, paths = self.sizes.forward_texts, self.paths[: self.sizes.forward_pictures]
-        found: dict[str, Any] = {"matrix_products": limits.matrix_products(dtype)}
-        for name, bundle in (("ours", self.bundle), ("ours_int8", self.int8)):
-            found[name] = {
-                "short_texts": limits.forward_texts(
-                    bundle, workload.short_texts(2 * texts, seed=0), self.precision
-                ),
-                "captions": limits.forward_texts(
-                    bundle, workload.captions(texts, seed=0), self.precision
-                ),
-                "pictures": limits.forward_pictures(bundle, paths, self.precision),
-            }
-        return found
+    def matrix_products(self) -> dict[str, float]:
+        """FLOP a second of matrix products"""
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        return {name: limits.matrix_products(dtype) for name, dtype in dtypes.items()}
 
     def sweep(self) -> list[dict[str, Any]]:
         """the engine's forward pass by length, batch and precision"""
-        seconds = self.sizes.sweep_seconds
-        found = limits.sweep(self.bundle, "fp32", seconds)
-        if self.precision != "fp32":
-            found += limits.sweep(self.bundle, self.precision, seconds)
-        int8 = limits.sweep(self.int8, self.precision, seconds)
-        return found + [{**each, "precision": "int8"} for each in int8]
+        return [
+            {**each, "precision": name}
+            for name, bundle, precision in self.models
+            for each in limits.sweep(bundle, precision)
+        ]
 
     def growth(self) -> dict[str, Any]:
         """the cost as rows and workers grow, with the demo model"""

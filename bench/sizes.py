@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +10,7 @@ class Sizes:
     """Rows of ours, of the baseline and the peers (`slow_`), of the forward pass, of what grows.
 
     repeats: rates of ours are medians of as many runs.
+    all_precisions: int8 and fp32, too, and the sweep over lengths and batches.
     """
 
     repeats: int
@@ -23,37 +24,46 @@ class Sizes:
     load_pictures: int
     forward_texts: int
     forward_pictures: int
-    sweep_seconds: float
     growth: tuple[int, ...]
+    all_precisions: bool
+
+    def less(self) -> Sizes:
+        """For precisions beside the first."""
+        return replace(
+            self,
+            short_texts=self.short_texts // 4,
+            captions=self.captions // 2,
+            pictures=self.pictures // 2,
+        )
 
 
 FULL = Sizes(
     repeats=3,
     short_texts=20_000,
-    captions=4_000,
-    pictures=500,
+    captions=3_000,
+    pictures=400,
     slow_texts=120,
     slow_pictures=60,
     searches=100,
     load_texts=100_000,
     load_pictures=2_000,
-    forward_texts=1_000,
+    forward_texts=1_500,
     forward_pictures=100,
-    sweep_seconds=0.5,
     growth=(1, 10, 100, 1_000, 10_000, 50_000, 100_000, 200_000),
+    all_precisions=True,
 )
 QUICK = Sizes(
     repeats=1,
-    short_texts=2_000,
-    captions=600,
-    pictures=150,
-    slow_texts=30,
-    slow_pictures=10,
-    searches=20,
+    short_texts=4_000,
+    captions=1_000,
+    pictures=120,
+    slow_texts=16,
+    slow_pictures=8,
+    searches=100,
     load_texts=20_000,
     load_pictures=500,
-    forward_texts=200,
-    forward_pictures=24,
-    sweep_seconds=0.05,
+    forward_texts=300,
+    forward_pictures=32,
     growth=(1, 10, 100, 1_000, 10_000),
+    all_precisions=False,
 )

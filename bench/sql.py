@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from time import perf_counter
 
+from bench.servers import Server
 from tests.embedded.engine import Engine
 
 
@@ -38,6 +39,15 @@ def seconds_of(engine: Engine, sql: str) -> float:
     started = perf_counter()
     engine.query(sql)
     return perf_counter() - started
+
+
+def first_call(server: Server, function: str, repeats: int) -> float:
+    """Seconds from a query until its answer where nothing of ours runs: the median."""
+    found = []
+    for _ in range(repeats):
+        with server.open() as engine:
+            found.append(seconds_of(engine, f"SELECT length({function}('a'))"))
+    return median(found)
 
 
 def latencies(engine: Engine, function: str, texts: list[str]) -> list[float]:
