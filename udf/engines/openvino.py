@@ -10,10 +10,10 @@ import logging
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import LifoQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,10 @@ _log = logging.getLogger(__name__)
 _CPUINFO = Path("/proc/cpuinfo")
 _MAPS = Path("/proc/self/maps")
 _MADV_DONTNEED = 4
+
+#: Weights up to this size are kept a second time, so that searches never wait for bulk work. Those
+#: of ViT-B/32 are smaller, but for the pictures' in float32; beyond, memory counts for more.
+_COPIED_BYTES = 256 << 20
 
 #: Linux's names of the instructions that compute in bf16; without them bf16 is slower than fp32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -82,38 +86,59 @@ class OpenVinoTower:
 
     A compiled model computes one batch at a time with all its threads (several streams would share
     the threads out, and a single text take twice as long). So to serve two threads at once the
-    model is compiled a second time, in the background; until then one waits for the other.
+    model is compiled a second time, in the background; until then, and without `twice`, one waits
+    for the other's batch.
     """
 
     def __init__(
-        self, compile_: Callable[[], Any], warm_up: Callable[[Any], None], dim: int
+        self,
+        compile_: Callable[[], Any],
+        warm_up: Callable[[Any], None],
+        dim: int,
+        *,
+        twice: bool = True,
     ) -> None:
         self._compile = compile_
         self._warm_up = warm_up
         self._dim = dim
-        self._requests: LifoQueue[Any] = LifoQueue()
-        self._requests.put(compile_())
-        self._serves_two = False
-        self._lock = threading.Lock()
+        self._may_copy = twice
+        self._requests = [compile_()]
+        self._turns: deque[object] = deque()
+        self._changed = threading.Condition()
 
     def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one batch: (n, length) int64 or (n, height, width, 3) uint8 to (n, dim)."""
         if not len(batch):
             return np.empty((0, self._dim), np.float32)
-        request = self._requests.get()
+        request = self._take()
         # share_inputs: OpenVINO reads the batch in place, and has done so when infer() returns. Its
         # output is memory that the next call overwrites, so that is copied.
         try:
             outputs = request.infer([np.ascontiguousarray(batch)], share_inputs=True)
             return np.array(outputs[0], np.float32)
         finally:
-            self._requests.put(request)
+            self._give_back(request)
+
+    def _take(self) -> Any:
+        """First come, first served: bulk work must not take its next turn before a search."""
+        turn = object()
+        with self._changed:
+            self._turns.append(turn)
+            self._changed.wait_for(lambda: self._requests and self._turns[0] is turn)
+            self._turns.popleft()
+            self._changed.notify_all()  # the next one may have a second request to take
+            return self._requests.pop()
+
+    def _give_back(self, request: Any) -> None:
+        with self._changed:
+            self._requests.append(request)
+            self._changed.notify_all()
 
     def serve_two(self) -> None:
-        """Compile the model a second time, unless that has begun before."""
-        with self._lock:
-            begun, self._serves_two = self._serves_two, True
-        if not begun:
+        """Compile the model a second time, once."""
+        with self._changed:
+            wanted, self._may_copy = self._may_copy, False
+        if wanted:
             threading.Thread(target=self._add_copy, name="compile", daemon=True).start()
 
     def _add_copy(self) -> None:
@@ -123,7 +148,7 @@ class OpenVinoTower:
         except Exception as error:  # as for want of memory: the one that is there goes on alone
             _log.warning("searches will wait for bulk work, a second model has no room: %s", error)
         else:
-            self._requests.put(request)
+            self._give_back(request)
 
 
 def load(
@@ -184,7 +209,9 @@ def _compile(
         _give_back_mapped(weights)
 
     try:
-        tower = OpenVinoTower(compile_, warm_up, manifest.embedding_dim)
+        # In bf16 weights take half of what they take in the file.
+        twice = weights.stat().st_size <= (2 * _COPIED_BYTES if bf16 else _COPIED_BYTES)
+        tower = OpenVinoTower(compile_, warm_up, manifest.embedding_dim, twice=twice)
         shape = tower.encode(example).shape
     except RuntimeError as error:
         if "alloc" in str(error):

@@ -170,6 +170,33 @@ def test_a_second_model_serves_a_second_thread() -> None:
     assert len(made) == 2
 
 
+def test_one_model_serves_who_came_first() -> None:
+    may_run, order = threading.Event(), []
+
+    class Noting(Request):
+        def infer(self, inputs: list[NDArray[Any]], **options: Any) -> list[NDArray[Any]]:
+            order.append(int(inputs[0][0, 0]))
+            return super().infer(inputs, **options)
+
+    request = Noting(may_run)
+    tower = OpenVinoTower(lambda: request, lambda _: None, 2, twice=False)
+    tower.serve_two()
+
+    def bulk() -> None:
+        for value in range(3):
+            tower.encode(np.full((1, 2), value))
+
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(bulk)
+        assert request.busy.wait(10)
+        search = pool.submit(tower.encode, np.full((1, 2), 9))
+        wait_until(lambda: tower._turns, "the search does not wait")
+        may_run.set()
+        running.result(10)
+        search.result(10)
+    assert order == [0, 9, 1, 2]
+
+
 def test_without_room_for_a_second_model_the_first_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
