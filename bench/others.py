@@ -13,18 +13,10 @@ from bench.sizes import Sizes
 
 
 def baseline(
-    sizes: Sizes,
-    folder: Path,
-    bundle: Path,
-    checkpoint: Path,
-    paths: list[Path],
-    say: Callable[[str], None],
+    server: BaselineServer, sizes: Sizes, paths: list[Path], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """First call, latency, rates and memory of the baseline's functions."""
-    server = BaselineServer(folder, bundle, paths[0].parent, checkpoint)
-    found: dict[str, Any] = {
-        "first_call_seconds": sql.first_call(server, "baseline_text", sizes.repeats)
-    }
+    """Latency, rates and memory of the baseline's functions."""
+    found: dict[str, Any] = {}
     with server.open() as engine:
         engine.query("SELECT baseline_text('a')")
         texts = workload.short_texts(12, seed=99)

@@ -18,10 +18,11 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from bench import limits, plots, workload
+from bench import limits, plots, sql, workload
 from bench.growth import Growth
 from bench.others import baseline, peers
 from bench.ours import Ours
+from bench.servers import BaselineServer
 from bench.sizes import FULL, QUICK, Sizes
 from bench.table import table
 from clickhouse_clip.udf.bundle_cli import main as clip_bundle
@@ -64,7 +65,14 @@ class Bench:
     def run(self) -> dict[str, Any]:
         """Run all sections."""
         self.prepare()
-        sections = [self.ours, self.baseline, self.peers, self.matrix_products, self.growth]
+        sections = [
+            self.first_calls,
+            self.ours,
+            self.baseline,
+            self.peers,
+            self.matrix_products,
+            self.growth,
+        ]
         if self.sizes.all_precisions:
             sections.append(self.sweep)
         for section in sections:
@@ -94,15 +102,32 @@ class Bench:
         workload.make_pictures(self.pictures, max(sizes.pictures, sizes.load_pictures))
         self.paths = [self.pictures / f"{number}.jpg" for number in range(sizes.pictures)]
 
+    def first_calls(self) -> dict[str, float]:
+        """the first answer, with nothing running"""
+        found: dict[str, list[float]] = {}
+        for _ in range(self.sizes.repeats):
+            # In turns, so that all see the same machine and the same files in memory.
+            for name, bundle, precision in self.models:
+                found.setdefault(name, []).append(self._ours(bundle, precision).first_call())
+            baseline = sql.first_call(self._baseline(), "baseline_text")
+            found.setdefault("baseline", []).append(baseline)
+        return {name: sql.median(seconds) for name, seconds in found.items()}
+
     def ours(self) -> dict[str, Any]:
         """our functions, through SQL"""
         found = {}
         for name, bundle, precision in self.models:
             self.say(f"  {name}")
             sizes = self.sizes if name == self.precision else self.sizes.less()
-            ours = Ours(sizes, _WORK / "ours", bundle, precision, self.paths, self.say)
-            found[name] = ours.run()
+            found[name] = self._ours(bundle, precision, sizes).run()
         return found
+
+    def _ours(self, bundle: Path, precision: Precision, sizes: Sizes | None = None) -> Ours:
+        folder = _WORK / "ours"
+        return Ours(sizes or self.sizes, folder, bundle, precision, self.paths, self.say)
+
+    def _baseline(self) -> BaselineServer:
+        return BaselineServer(_WORK / "baseline", self.bundle, self.pictures, self.checkpoint)
 
     @property
     def models(self) -> list[tuple[str, Path, Precision]]:
@@ -118,9 +143,7 @@ class Bench:
 
     def baseline(self) -> dict[str, Any]:
         """the guide's way: a line at a time, one worker"""
-        return baseline(
-            self.sizes, _WORK / "baseline", self.bundle, self.checkpoint, self.paths, self.say
-        )
+        return baseline(self._baseline(), self.sizes, self.paths, self.say)
 
     def peers(self) -> dict[str, Any]:
         """open_clip on torch, and ONNX Runtime, in Python at their best batch"""

@@ -41,13 +41,10 @@ def seconds_of(engine: Engine, sql: str) -> float:
     return perf_counter() - started
 
 
-def first_call(server: Server, function: str, repeats: int) -> float:
-    """Seconds from a query until its answer where nothing of ours runs: the median."""
-    found = []
-    for _ in range(repeats):
-        with server.open() as engine:
-            found.append(seconds_of(engine, f"SELECT length({function}('a'))"))
-    return median(found)
+def first_call(server: Server, function: str) -> float:
+    """Seconds from a query until its answer where nothing of ours runs."""
+    with server.open() as engine:
+        return seconds_of(engine, f"SELECT length({function}('a'))")
 
 
 def latencies(engine: Engine, function: str, texts: list[str]) -> list[float]:

@@ -54,7 +54,7 @@ def _rates(result: dict[str, Any], name: str) -> list[str]:
 
 def _others(result: dict[str, Any], name: str) -> list[str]:
     ours, baseline = result["ours"][name], result["baseline"]
-    first = ours["first_call_seconds"], baseline["first_call_seconds"]
+    first = result["first_calls"][name], result["first_calls"]["baseline"]
     warm = ours["warm_seconds"]["p50"], baseline["warm_seconds"]["p50"]
     load = ours["under_load"]
     memory = ours["memory"], baseline["memory"]
