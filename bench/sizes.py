@@ -32,8 +32,8 @@ class Sizes:
         return replace(
             self,
             short_texts=self.short_texts // 4,
-            captions=self.captions // 2,
-            pictures=self.pictures // 2,
+            captions=self.captions // 3,
+            pictures=self.pictures // 3,
         )
 
 
@@ -42,8 +42,8 @@ FULL = Sizes(
     short_texts=20_000,
     captions=3_000,
     pictures=400,
-    slow_texts=120,
-    slow_pictures=60,
+    slow_texts=96,
+    slow_pictures=48,
     searches=100,
     load_texts=100_000,
     load_pictures=2_000,

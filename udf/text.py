@@ -172,9 +172,10 @@ class Tokenizer:
 def padded_length(count: int, spec: TextSpec, step: int = 1) -> int:
     """Tokens that a text of `count` of them is padded to: the next multiple of `step`.
 
-    Or of a sixteenth of its length, so that lengths are some 30 and no text gets much longer: each
-    is a shape that the engine prepares and keeps. In a causal tower tokens after a text's end
-    change nothing. A tower that is not causal always gets the full context length.
+    Above 16 tokens, of a sixteenth of the next power of two: the lengths are some 30, as each is a
+    shape that the engine prepares and keeps, and no text gets longer by more than an eighth. In a
+    causal tower tokens after a text's end change nothing. A tower that is not causal always gets
+    the full context length.
     """
     if not spec.causal:
         return spec.context_length
