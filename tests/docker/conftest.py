@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -86,22 +87,27 @@ def image(base_image: str) -> str:
     return build("server", base_image)
 
 
+@contextmanager
+def made(kind: str) -> Iterator[str]:
+    """A network or a volume, and its name."""
+    name = f"clickhouse-clip-{uuid4().hex[:8]}"
+    docker(kind, "create", name)
+    yield name
+    docker(kind, "rm", name)
+
+
 @pytest.fixture(scope="session")
 def network(base_image: str) -> Iterator[str]:
     assert base_image
-    name = f"clickhouse-clip-{uuid4().hex[:8]}"
-    docker("network", "create", name)
-    yield name
-    docker("network", "rm", name)
+    with made("network") as name:
+        yield name
 
 
 @pytest.fixture
 def volume(base_image: str) -> Iterator[str]:
     assert base_image
-    name = f"clickhouse-clip-{uuid4().hex[:8]}"
-    docker("volume", "create", name)
-    yield name
-    docker("volume", "rm", name)
+    with made("volume") as name:
+        yield name
 
 
 @pytest.fixture
