@@ -138,17 +138,25 @@ class OpenVinoTower:
         """Compile the model a second time, once."""
         with self._changed:
             wanted, self._may_copy = self._may_copy, False
-        if wanted:
+        if not wanted:
+            return
+        try:
             threading.Thread(target=self._add_copy, name="compile", daemon=True).start()
+        except RuntimeError as error:  # too many threads, or too little memory for one
+            _warn_of_one(error)
 
     def _add_copy(self) -> None:
         try:
             request = self._compile()
             self._warm_up(request)
         except Exception as error:  # as for want of memory: the one that is there goes on alone
-            _log.warning("searches will wait for bulk work, a second model has no room: %s", error)
+            _warn_of_one(error)
         else:
             self._give_back(request)
+
+
+def _warn_of_one(error: Exception) -> None:
+    _log.warning("searches will wait for bulk work, a second model has no room: %s", error)
 
 
 def load(

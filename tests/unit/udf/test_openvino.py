@@ -217,3 +217,17 @@ def test_without_room_for_a_second_model_the_first_goes_on(
     tower.serve_two()
     assert len(caplog.messages) == 1
     assert "no room" in caplog.text
+
+
+def test_without_a_thread_for_a_second_model_the_first_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tower = OpenVinoTower(lambda: Request(FREE), lambda _: None, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        tower.serve_two()
+    assert tower.encode(np.full((1, 2), 5)).tolist() == [[5, 5]]
+    assert "can't start new thread" in caplog.text
