@@ -114,7 +114,7 @@ def sweep(bundle: Path, precision: Precision) -> list[dict[str, Any]]:
         tower = load(bundle, manifest, kind, precision=precision)
         for length in _LENGTHS if kind == "text" else (0,):
             for rows in _ROWS:
-                if length * rows > 1024:
+                if length * rows > max(_BATCH_TOKENS):
                     continue
                 if kind == "text":
                     inputs = random.integers(256, manifest.text.vocab_size - 2, (rows, length))

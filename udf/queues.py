@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clickhouse_clip.udf.jobs import Job, TowerName
 
 #: Seconds that a batch should take: what comes meanwhile in its lane waits for it. ViT-B/32 on
-#: AVX512-BF16 is at 98 % of its best with 768 tokens and with 16 pictures.
+#: AVX512-BF16 is at 97 % of its best with 768 tokens and with 16 pictures.
 _BATCH_SECONDS: dict[TowerName, float] = {"text": 0.2, "image": 0.4}
 
 #: Units (tokens, pictures) that a batch may have. They are few because a shape that is new to
@@ -139,10 +139,11 @@ class Queue:
 
         Of what came together the longest goes first, so that there are shorter ones.
         """
-        _, longest = min((items[0].turn, -length) for length, items in self._bulk.items())
-        room = self._room(-longest)
+        turn = self.oldest(small=False)
+        longest = max(length for length, items in self._bulk.items() if items[0].turn == turn)
+        room = self._room(longest)
         items: list[Item] = []
-        for length in sorted((key for key in self._bulk if key <= -longest), reverse=True):
+        for length in sorted((key for key in self._bulk if key <= longest), reverse=True):
             waiting = self._bulk[length]
             while waiting and len(items) < room:
                 items.append(waiting.popleft())

@@ -1,4 +1,5 @@
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -159,3 +160,16 @@ def test_embeddings_that_are_not_finite_are_an_error(scheduler: Scheduler) -> No
     scheduler.add_tower("text", Broken())
     with pytest.raises(ArithmeticError, match="not finite"):
         submit_texts(scheduler, [5]).wait()
+
+
+def test_batches_shrink_while_the_tower_is_slow(scheduler: Scheduler) -> None:
+    class Slow(FakeTower):
+        def encode(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+            time.sleep(0.002 * batch.size)
+            return super().encode(batch)
+
+    slow = Slow()
+    scheduler.add_tower("text", slow)
+    submit_texts(scheduler, [8] * 150).wait()
+    assert len(slow.batches[0]) == 32
+    assert {len(batch) for batch in slow.batches[1:-1]} == {16}
